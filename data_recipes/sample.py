@@ -1,0 +1,55 @@
+"""Sample: one labelled exchange, the only thing that a recipe gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class DataError(ValueError):
+    """A data file or row breaks a rule; the message names the file, the row and the remedy."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message. `role` is "user" or "assistant"."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An exchange and its label.
+
+    Attributes:
+        images: paths of the pictures, none, one or several; they stand before the first user turn's text.
+        turns: user and assistant in alternation, first a user, last an assistant.
+        risk_type: a name of the taxonomy.
+        risk_level: 0 for clean, from 1 for risky.
+        source: "file:row", for error messages and reports.
+    """
+
+    images: tuple[Path, ...]
+    turns: tuple[Turn, ...]
+    risk_type: str
+    risk_level: int
+    source: str
+
+    def __post_init__(self) -> None:
+        roles = [turn.role for turn in self.turns]
+        if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
+            raise DataError(
+                f"{self.source}: the turns' roles are {roles}; they must alternate user, assistant and end with the "
+                "assistant's answer"
+            )
+
+    @property
+    def question(self) -> str:
+        """The last user turn's text."""
+        return self.turns[-2].text
+
+    @property
+    def answer(self) -> str:
+        """The last assistant turn's text: the one that is supervised."""
+        return self.turns[-1].text

@@ -1,0 +1,91 @@
+"""Export: a trained folder -> a folder that stock software loads, with the safety modules beside the model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from safety_modules import checkpoint
+from safety_modules.card import model_card
+from safety_modules.config import ConfigError
+from safety_modules.modeling import SafeVLM
+
+PAD_ROWS = 64  # the embedding's rows are a multiple of this, as in the llava-hf folders
+
+
+def export(folder: str | Path, output: str | Path, base: str | Path | None = None, dtype: torch.dtype | str = "auto") -> Path:
+    """Write a release: LoRA merged, safety tokens as vocabulary rows, processor, `safety/` and a model card.
+
+    The result is an ordinary LLaVA folder in the llava-hf layout; transformers, vLLM and others load it without our code.
+
+    Args:
+        folder: what training wrote.
+        output: the new folder; it appears whole or not at all.
+        base: another place of the base model, where it has moved.
+        dtype: of the written base weights.
+
+    Returns:
+        The output folder.
+
+    Raises:
+        CheckpointError, ConfigError: the folder is incomplete, or its base ties input and output embeddings.
+    """
+    origin = str(base or checkpoint.base_of(folder))
+    model = checkpoint.load(folder, dtype=dtype, base=base, merge=True)
+    write_token_rows(model)
+    model.base.generation_config.suppress_tokens = model.placeholders()
+    with checkpoint.fresh_folder(output) as work:
+        model.base.save_pretrained(work)
+        _hub_layout(work)
+        model.processor.save_pretrained(work)
+        checkpoint.save_safety(model, work, base=".")
+        (work / "README.md").write_text(model_card(model, origin), encoding="utf-8")
+    return Path(output)
+
+
+@torch.no_grad()
+def write_token_rows(model: SafeVLM) -> None:
+    """Give each safety token its row in the base's embedding and output layer, in place.
+
+    The output rows are the mean of the vocabulary's: such a logit never exceeds the highest of the others, so greedy decoding
+    cannot emit a placeholder even where a server ignores `suppress_tokens`.
+
+    Raises:
+        ConfigError: the base ties its embeddings, where both rows cannot be had.
+    """
+    ids = model.processor.safety_ids
+    if not ids:
+        return
+    base = model.base
+    if base.config.tie_word_embeddings or base.config.text_config.tie_word_embeddings:
+        raise ConfigError("the base ties input and output embeddings, so its safety tokens cannot be exported; untie them first")
+    rows = base.get_input_embeddings().weight.shape[0]
+    if ids[-1] >= rows:
+        base.resize_token_embeddings(ids[-1] + 1, pad_to_multiple_of=PAD_ROWS, mean_resizing=False)
+    embedding, output = base.get_input_embeddings().weight, base.get_output_embeddings().weight
+    mean = output[: ids[0]].float().mean(0)
+    embedding[ids] = model.safety.llm_tokens.weight.to(embedding.dtype)
+    output[ids[0] :] = mean.to(output.dtype)
+
+
+def _hub_layout(folder: Path) -> None:
+    """Rename the vision tower's keys to those of llava-hf folders, which every server knows."""
+
+    def renamed(key: str) -> str:
+        new = "vision_tower.vision_model."
+        return key if new in key else key.replace("vision_tower.", new, 1)
+
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            tensors = {renamed(key): file.get_tensor(key) for key in file.keys()}
+        save_file(tensors, path, metadata=metadata)
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        data = json.loads(index.read_text(encoding="utf-8"))
+        data["weight_map"] = {renamed(key): name for key, name in data["weight_map"].items()}
+        index.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,60 @@
+"""Losses: outputs and labels -> named scalars. Pure functions."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.nn import functional
+
+IGNORE = -100
+
+
+class Losses(NamedTuple):
+    """Scalars: `loss` is what is minimised, the others its terms before weighting."""
+
+    loss: Tensor
+    lm: Tensor
+    type: Tensor
+    level: Tensor
+
+
+def lm_loss(logits: Tensor, labels: Tensor, tokens: Tensor | float | None = None) -> Tensor:
+    """Cross-entropy of the next token, in nats.
+
+    Args:
+        logits: (B, T, V).
+        labels: (B, T), -100 where nothing is to be learned.
+        tokens: divisor, the supervised tokens of the whole optimizer step; None for those of this batch.
+    """
+    target = labels[:, 1:]  # (B, T - 1): position t predicts t + 1
+    keep = target != IGNORE
+    total = functional.cross_entropy(logits[:, :-1][keep].float(), target[keep], reduction="sum")  # rows with a target
+    return total / (keep.sum().clamp(min=1) if tokens is None else tokens)
+
+
+def safety_losses(
+    logits: Tensor,
+    labels: Tensor,
+    type_logits: Tensor,
+    level_logits: Tensor,
+    risk_type: Tensor,
+    risk_level: Tensor,
+    head_weight: float,
+    tokens: Tensor | float | None = None,
+) -> Losses:
+    """L = lm + head_weight * (type + level).
+
+    Source: PSA-VLM section 3.3 gives the sum; the factor, 10, is only in the release.
+
+    Args:
+        logits: (B, T, V). labels: (B, T), -100 where nothing is to be learned.
+        type_logits: (B, types). level_logits: (B, levels).
+        risk_type, risk_level: (B,), class indices.
+        head_weight: factor of the two head terms, from 0.
+        tokens: see `lm_loss`.
+    """
+    lm = lm_loss(logits, labels, tokens)
+    types = functional.cross_entropy(type_logits.float(), risk_type)
+    levels = functional.cross_entropy(level_logits.float(), risk_level)
+    return Losses(lm + head_weight * (types + levels), lm, types, levels)

@@ -1,0 +1,280 @@
+"""SafeProcessor: an exchange -> input_ids, labels, pixel_values. The only place that knows placeholders and templates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from jinja2 import TemplateError
+from PIL import Image
+from torch import Tensor
+from transformers import AutoProcessor, ProcessorMixin
+
+from safety_modules.images import load_image
+from safety_modules.losses import IGNORE
+
+SLOT = re.compile("\ue000(\\d+)\ue001")  # stands for a text while the template is rendered; texts never enter the template
+
+
+class ProcessingError(ValueError):
+    """An exchange cannot be turned into tensors; the message names the row, the rule and the remedy."""
+
+
+def safety_token_names(count: int) -> list[str]:
+    """Placeholders of the language model's safety tokens, in order."""
+    return [f"<safety_{i}>" for i in range(count)]
+
+
+class SafeProcessor:
+    """A Hugging Face processor that puts the safety placeholders before each image and keeps texts plain.
+
+    Messages have the chat-template format of transformers: `{"role": "system" | "user" | "assistant", "content": text}` or
+    `content` as a list of `{"type": "text", "text": ...}` and `{"type": "image", "image": path or PIL image}`.
+
+    The base's own chat template is used, with the placeholders written into it before its image placeholder. It is
+    rendered with a mark in each text's place, so that no text takes part in the template, and a special token that the
+    tokenizer finds inside a text is put back as ordinary characters.
+    """
+
+    def __init__(self, processor: ProcessorMixin, llm_tokens: int) -> None:
+        """Args: processor: of the base, or of an exported folder; it is changed in place. llm_tokens: K, from 0."""
+        self.processor, self.tokenizer = processor, processor.tokenizer
+        self.image_token = processor.image_token
+        if not processor.chat_template or self.image_token not in processor.chat_template:
+            raise ProcessingError(
+                f"the base's chat template does not write {self.image_token!r}; use a base whose processor has one"
+            )
+        names = safety_token_names(llm_tokens)
+        if names and "".join(names) not in processor.chat_template:
+            self.tokenizer.add_tokens(names, special_tokens=True)
+            processor.chat_template = processor.chat_template.replace(self.image_token, "".join(names) + self.image_token)
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        self.safety_ids = self.tokenizer.convert_tokens_to_ids(names)
+        if self.safety_ids != list(range(self.safety_ids[0], self.safety_ids[0] + llm_tokens) if names else []):
+            raise ProcessingError(
+                f"the tokenizer gave the safety tokens the ids {self.safety_ids}, which are not {llm_tokens} in a row; the "
+                "base's tokenizer has some of these names already: start from a base that was not extended before"
+            )
+        self.special_ids = set(self.tokenizer.added_tokens_decoder) | set(self.tokenizer.all_special_ids)
+        probe = self.tokenizer("a", add_special_tokens=False, split_special_tokens=True).input_ids
+        self.adds_space = self.tokenizer.convert_ids_to_tokens(probe)[0].startswith("▁")
+        self._render = lru_cache(maxsize=256)(self._render)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, llm_tokens: int) -> SafeProcessor:
+        """Load the processor of a base or of an exported folder."""
+        return cls(AutoProcessor.from_pretrained(folder), llm_tokens)
+
+    def encode(
+        self,
+        messages: Sequence[dict],
+        answer: str | None = None,
+        hint: str = "",
+        max_length: int | None = None,
+        row: str = "exchange",
+    ) -> dict[str, Tensor]:
+        """One exchange as tensors, unpadded.
+
+        Args:
+            messages: system, user and assistant turns, the last of a user.
+            answer: what the assistant is to say; None when it is to be generated.
+            hint: a sentence for the system part, before the messages' own system text; "" for none.
+            max_length: bound on T. A row that does not fit is an error; nothing is cut off.
+            row: name of the exchange, for errors.
+
+        Returns:
+            input_ids (T,); labels (T,), -100 but for the answer and its end token; question_mask (T,), True on the
+            users' texts; images_per_row (), n; and, where n > 0, pixel_values (n, ...) and image_sizes (n, 2) as the
+            base's processor makes them.
+
+        Raises:
+            ProcessingError: naming `row`.
+            ImageError: a picture cannot be read.
+        """
+        structure, texts, asked, images = _read(messages, hint, row)
+        prompt, spans = self._fill(self._render(structure, True), texts)
+        ids, mask = self._encode(prompt, spans, asked)
+        pixels, lengths = self._pixels(images)
+        ids, mask = self._expand(ids, mask, lengths, row)
+        labels = [IGNORE] * len(ids)
+        if answer is not None:
+            target = self._answer(structure, answer)
+            ids, mask, labels = ids + target, mask + [False] * len(target), labels + target
+        if max_length is not None and len(ids) > max_length:
+            raise ProcessingError(
+                f"{row}: {len(ids)} tokens, of which {sum(lengths)} stand for images, are more than max_length "
+                f"{max_length}; raise data.max_length or shorten the row"
+            )
+        return {
+            "input_ids": torch.tensor(ids),
+            "labels": torch.tensor(labels),
+            "question_mask": torch.tensor(mask),
+            "images_per_row": torch.tensor(len(images)),
+            **pixels,
+        }
+
+    def collate(self, rows: Sequence[dict[str, Tensor]], side: str = "right") -> dict[str, Tensor]:
+        """Pad rows into a batch. `side` is "right" for training and "left" for generation.
+
+        Returns:
+            input_ids, labels, question_mask, attention_mask: (B, T); images_per_row: (B,); pixel_values and image_sizes
+            of all images of the batch, one after another, where there are any; every other key of the rows, stacked.
+        """
+        length = max(len(row["input_ids"]) for row in rows)
+        rows = [{**row, "attention_mask": torch.ones_like(row["input_ids"])} for row in rows]
+        fills = {"input_ids": self.tokenizer.pad_token_id, "labels": IGNORE, "question_mask": False, "attention_mask": 0}
+        batch = {name: torch.stack([_pad(row[name], length, fill, side) for row in rows]) for name, fill in fills.items()}
+        pictures = [row for row in rows if "pixel_values" in row]
+        if pictures:
+            batch["pixel_values"] = _join_pictures([row["pixel_values"] for row in pictures])
+        if pictures and "image_sizes" in pictures[0]:
+            batch["image_sizes"] = torch.cat([row["image_sizes"] for row in pictures])
+        for name in rows[0].keys() - batch.keys() - {"pixel_values", "image_sizes"}:
+            batch[name] = torch.stack([row[name] for row in rows])
+        return batch
+
+    def decode(self, ids: Tensor) -> list[str]:
+        """Texts of (B, T) generated ids, without special tokens."""
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the processor, placeholders and template included: stock software then places them too."""
+        self.processor.save_pretrained(folder)
+
+    def _render(self, structure: tuple, generate: bool) -> tuple[str, ...]:
+        """The template's own text between the slots: segment, slot number, segment, ... (cached by structure)."""
+        messages, slot = [], 0
+        for role, parts in structure:
+            content = []
+            for part in parts:
+                content.append({"type": "image"} if part == "image" else {"type": "text", "text": f"\ue000{slot}\ue001"})
+                slot += part == "text"
+            messages.append({"role": role, "content": content})
+        try:
+            text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
+        except TemplateError as error:
+            raise ProcessingError(f"the base's chat template refuses turns {[role for role, _ in structure]}: {error}") from error
+        pieces = tuple(SLOT.split(text))
+        if sorted(map(int, pieces[1::2])) != list(range(slot)):
+            raise ProcessingError("the base's chat template drops or repeats a text; use a template that writes each once")
+        return pieces
+
+    @staticmethod
+    def _fill(pieces: tuple[str, ...], texts: list[str]) -> tuple[str, list[tuple[int, int, int]]]:
+        """Put texts into a rendered template -> (prompt, [(start, end, number of the text)])."""
+        prompt, spans = "", []
+        for i, piece in enumerate(pieces):
+            if i % 2:
+                spans.append((len(prompt), len(prompt) + len(texts[int(piece)]), int(piece)))
+                piece = texts[int(piece)]
+            prompt += piece
+        return prompt, spans
+
+    def _encode(self, prompt: str, spans: list[tuple[int, int, int]], asked: set[int]) -> tuple[list[int], list[bool]]:
+        """Token ids and the question mask; special tokens that a text wrote are put back as characters."""
+        bos = self.tokenizer.bos_token
+        encoded = self.tokenizer(
+            prompt,
+            add_special_tokens=not (bos and prompt.startswith(bos)),  # as transformers' own apply_chat_template does
+            return_offsets_mapping=True,
+        )
+        ids, mask = [], []
+        for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"]):
+            inside = [number for a, b, number in spans if start < b and a < end]
+            plain = inside and token in self.special_ids
+            piece = self._plain(prompt[start:end]) if plain else [token]
+            ids += piece
+            mask += [not asked.isdisjoint(inside)] * len(piece)
+        return ids, mask
+
+    def _plain(self, text: str) -> list[int]:
+        """Ids of a text in which no special token is looked for."""
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+
+    def _answer(self, structure: tuple, answer: str) -> list[int]:
+        """Ids of the answer and its end token, encoded apart from the prompt."""
+        prompt = self._render(structure, True)
+        number = sum(parts.count("text") for _, parts in structure)
+        whole = self._render((*structure, ("assistant", ("text",))), False)
+        lead = "".join(whole[:-2])[len("".join(prompt)) :]  # what the template writes between its prompt and the answer
+        if int(whole[-2]) != number or not "".join(whole).startswith("".join(prompt)):
+            raise ProcessingError("the base's chat template does not continue its generation prompt with the answer")
+        lead = lead.lstrip() if self.adds_space else lead
+        return [*self._plain(lead + answer), self.tokenizer.eos_token_id]
+
+    def _pixels(self, images: list[str | Path | Image.Image]) -> tuple[dict[str, Tensor], list[int]]:
+        """Pixel tensors of the images and the number of tokens that stand for each."""
+        if not images:
+            return {}, []
+        loaded = [load_image(image) for image in images]
+        made = self.processor(text=".".join([self.image_token] * len(images)), images=loaded, return_tensors="pt")
+        runs = groupby(made["input_ids"][0].tolist(), key=lambda token: token == self.image_token_id)
+        return (
+            {name: made[name] for name in ("pixel_values", "image_sizes") if name in made},
+            [len(list(run)) for is_image, run in runs if is_image],
+        )
+
+    def _expand(self, ids: list[int], mask: list[bool], lengths: list[int], row: str) -> tuple[list[int], list[bool]]:
+        """Repeat each image placeholder as often as its image has features."""
+        places = ids.count(self.image_token_id)
+        if places != len(lengths):
+            raise ProcessingError(f"{row}: {len(lengths)} images but the template wrote {places} placeholders; check its messages")
+        left, out_ids, out_mask = iter(lengths), [], []
+        for token, asked in zip(ids, mask):
+            count = next(left) if token == self.image_token_id else 1
+            out_ids += [token] * count
+            out_mask += [asked] * count
+        return out_ids, out_mask
+
+
+def _read(messages: Sequence[dict], hint: str, row: str) -> tuple[tuple, list[str], set[int], list]:
+    """Messages -> structure ((role, ("text" | "image", ...)), ...), texts, numbers of the users' texts, images."""
+    structure, texts, asked, images = [], [], set(), []
+    if hint:
+        structure.append(("system", ("text",)))
+        texts.append(hint)
+    for message in messages:
+        role, content = message.get("role"), message.get("content")
+        if role not in ("system", "user", "assistant"):
+            raise ProcessingError(f"{row}: role {role!r} of a message; valid roles: system, user, assistant")
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        kinds = []
+        for part in parts or []:
+            kind = part.get("type")
+            if kind not in ("text", "image") or kind not in part:
+                raise ProcessingError(f"{row}: content {part!r}; give {{'type': 'text', 'text': ...}} or {{'type': 'image', 'image': ...}}")
+            if kind == "image":
+                images.append(part["image"])
+            else:
+                if role == "user":
+                    asked.add(len(texts))
+                texts.append(part["text"])
+            kinds.append(kind)
+        if role == "system" and structure and structure[0][0] == "system" and kinds == ["text"]:
+            texts[-2:] = [" ".join(texts[-2:])]  # one system part: the hint, then the caller's own
+            continue
+        structure.append((role, tuple(kinds)))
+    if not structure or structure[-1][0] != "user":
+        raise ProcessingError(f"{row}: the last message must be a user's, not {structure[-1][0] if structure else 'missing'}")
+    return tuple(structure), texts, asked, images
+
+
+def _pad(row: Tensor, length: int, fill: int | bool, side: str) -> Tensor:
+    """(T,) -> (length,)."""
+    rest = torch.full((length - len(row),), fill, dtype=row.dtype)
+    return torch.cat([row, rest] if side == "right" else [rest, row])
+
+
+def _join_pictures(pictures: list[Tensor]) -> Tensor:
+    """Concatenate (n, 3, H, W), or (n, tiles, 3, H, W) padded to the most tiles."""
+    if pictures[0].dim() == 4:
+        return torch.cat(pictures)
+    tiles = max(picture.shape[1] for picture in pictures)
+    padded = [torch.cat([p, p.new_zeros(len(p), tiles - p.shape[1], *p.shape[2:])], dim=1) for p in pictures]
+    return torch.cat(padded)
