@@ -33,10 +33,14 @@ class RiskType:
 
 @dataclass(frozen=True)
 class RiskLevel:
-    """One degree of risk. `hint` is a sentence with the field `{hint}`; the safe level has none."""
+    """One degree of risk. `hint` and `answers` are sentences with the field `{hint}`; the safe level has no hint.
+
+    `answers` are what a row of this level is to be answered with where its data has no answer.
+    """
 
     name: str
     hint: str
+    answers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Taxonomy:
 
     types: tuple[RiskType, ...]
     levels: tuple[RiskLevel, ...]
+    questions: tuple[str, ...] = ()
     version: int = 1
 
     def __post_init__(self) -> None:
@@ -98,8 +103,11 @@ class Taxonomy:
 
     @classmethod
     def from_dict(cls, data: dict) -> Taxonomy:
-        """Build from `{version, types: {name: {level, hint}}, levels: [{name, hint}]}`; unknown keys are errors."""
-        _keys("taxonomy", data, required={"types", "levels"}, allowed={"version", "types", "levels"})
+        """Build from `{version, types: {name: {level, hint}}, questions: [...], levels: [{name, hint, answers: [...]}]}`.
+
+        version, questions and answers are optional; unknown keys are errors.
+        """
+        _keys("taxonomy", data, required={"types", "levels"}, allowed={"version", "types", "levels", "questions"})
         if not isinstance(data["types"], dict) or not isinstance(data["levels"], list):
             raise TaxonomyError("taxonomy: types must be a mapping of names, levels a list; see safety_modules/taxonomy.yaml")
         types, levels = [], []
@@ -107,16 +115,17 @@ class Taxonomy:
             _keys(f"type {name!r}", row, required={"level", "hint"}, allowed={"level", "hint"})
             types.append(RiskType(str(name), row["level"], str(row["hint"])))
         for row in data["levels"]:
-            _keys("level", row, required={"name", "hint"}, allowed={"name", "hint"})
-            levels.append(RiskLevel(str(row["name"]), str(row["hint"])))
-        return cls(tuple(types), tuple(levels), data.get("version", 1))
+            _keys("level", row, required={"name", "hint"}, allowed={"name", "hint", "answers"})
+            levels.append(RiskLevel(str(row["name"]), str(row["hint"]), _texts("answers", row.get("answers", []))))
+        return cls(tuple(types), tuple(levels), _texts("questions", data.get("questions", [])), data.get("version", 1))
 
     def to_dict(self) -> dict:
         """The inverse of `from_dict`."""
         return {
             "version": self.version,
             "types": {risk.name: {"level": risk.level, "hint": risk.hint} for risk in self.types},
-            "levels": [{"name": level.name, "hint": level.hint} for level in self.levels],
+            "questions": list(self.questions),
+            "levels": [{"name": row.name, "hint": row.hint, "answers": list(row.answers)} for row in self.levels],
         }
 
     def to_yaml(self) -> str:
@@ -173,7 +182,22 @@ class Taxonomy:
         Source: PSA-VLM section 3.4 (a hint chosen by level and type); the wording is our own.
         """
         self.check(risk_type, risk_level)
-        return self.levels[risk_level].hint.replace("{hint}", self.types[self.type_index(risk_type)].hint)
+        return self._about(risk_type, self.levels[risk_level].hint)
+
+    def answers(self, risk_type: str, risk_level: int) -> list[str]:
+        """Wordings to answer an exchange of this label with, where the data has no answer; may be empty."""
+        self.check(risk_type, risk_level)
+        return [self._about(risk_type, answer) for answer in self.levels[risk_level].answers]
+
+    def _about(self, risk_type: str, sentence: str) -> str:
+        return sentence.replace("{hint}", self.types[self.type_index(risk_type)].hint)
+
+
+def _texts(what: str, data: object) -> tuple[str, ...]:
+    """A list of strings, or an error."""
+    if not isinstance(data, list) or not all(isinstance(text, str) and text.strip() for text in data):
+        raise TaxonomyError(f"taxonomy {what} must be a list of texts, not {data!r}")
+    return tuple(data)
 
 
 def _keys(what: str, data: object, required: set[str], allowed: set[str]) -> None:
