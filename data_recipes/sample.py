@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from safety_modules.errors import UserError
 
-class DataError(ValueError):
+
+class DataError(UserError):
     """A data file or row breaks a rule; the message names the file, the row and the remedy."""
 
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, PreTrainedModel
 
+from safety_modules.errors import UserError
 from safety_modules.config import ConfigError, SafetyConfig
 from safety_modules.modeling import SafeVLM, load_base
 from safety_modules.processing import SafeProcessor
@@ -23,7 +24,7 @@ SAFETY, ADAPTER = "safety", "adapter"
 WEIGHTS, CONFIG, TAXONOMY = "model.safetensors", "config.json", "taxonomy.yaml"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint folder lacks a file or does not fit; the message names it and the remedy."""
 
 

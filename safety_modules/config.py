@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 
+from safety_modules.errors import UserError
 from safety_modules.taxonomy import nearest
 
 PROJECTORS = ("c_abstractor", "mlp")
 QUERIES = ("joint", "image", "paper")
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A configuration value breaks a rule; the message states the value, the rule and the remedy."""
 
 

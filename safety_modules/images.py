@@ -7,10 +7,12 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from safety_modules.errors import UserError
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """A picture cannot be used; the message names the file and the reason."""
 
 

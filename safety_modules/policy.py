@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from safety_modules.errors import UserError
 from safety_modules.assessment import Assessment
 from safety_modules.taxonomy import CLEAN, Taxonomy, nearest
 
@@ -14,7 +15,7 @@ ACTIONS = ("allow", "hint", "refuse")
 REFUSAL = "I'm sorry, I cannot help with this: it involves {hint}."
 
 
-class PolicyError(ValueError):
+class PolicyError(UserError):
     """A policy breaks a rule; the message states the value, the rule and the remedy."""
 
 

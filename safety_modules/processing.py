@@ -14,13 +14,14 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor, ProcessorMixin
 
+from safety_modules.errors import UserError
 from safety_modules.images import load_image
 from safety_modules.losses import IGNORE
 
 SLOT = re.compile("\ue000(\\d+)\ue001")  # stands for a text while the template is rendered; texts never enter the template
 
 
-class ProcessingError(ValueError):
+class ProcessingError(UserError):
     """An exchange cannot be turned into tensors; the message names the row, the rule and the remedy."""
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import yaml
 
+from safety_modules.errors import UserError
+
 CLEAN = "clean"
 DEFAULT = Path(__file__).with_name("taxonomy.yaml")
 
 
-class TaxonomyError(ValueError):
+class TaxonomyError(UserError):
     """A taxonomy file or a label breaks a rule; the message states the value, the rule and the remedy."""
 
 

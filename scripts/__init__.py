@@ -1,0 +1,1 @@
+"""Commands: run from a checkout, `python -m scripts.NAME --help`."""

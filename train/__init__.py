@@ -1,0 +1,1 @@
+"""Training: run from a checkout, `torchrun -m train.run --config ...`."""

@@ -1,0 +1,133 @@
+"""TrainConfig: what one stage does, read from YAML with command-line overrides."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from argparse import ArgumentError
+from dataclasses import dataclass, field
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from transformers import TrainingArguments
+
+from safety_modules.config import ConfigError, SafetyConfig
+from safety_modules.taxonomy import nearest
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set of a stage.
+
+    Attributes:
+        recipe: a file name of data_recipes.
+        root: its folder; None for the folder `data.root`/recipe, or `data.root` itself for the recipe `custom`.
+        split: as the recipe names it.
+        limit: at most so many rows, spread evenly over the set; None for all.
+    """
+
+    recipe: str
+    root: str | None = None
+    split: str = "train"
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a stage reads.
+
+    Attributes:
+        root: folder of the data sets.
+        train: trained on, one after another, shuffled by the trainer.
+        validation: the head is measured on these during training; may be empty.
+        hint_rate: share of risky training rows that carry their hint, in [0, 1], so that the model learns to read hints
+            and does not depend on them. PSA-VLM's release trains without any.
+        max_length: bound on tokens in a row, image features included; a longer row is an error.
+    """
+
+    root: str
+    train: list[Source]
+    validation: list[Source] = field(default_factory=list)
+    hint_rate: float = 0.0
+    max_length: int = 2048
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise ConfigError("data.train is empty; name at least one recipe")
+        if not 0 <= self.hint_rate <= 1:
+            raise ConfigError(f"data.hint_rate: {self.hint_rate} is a share and must be in 0..1")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters on all linear layers of the language model, never on its output layer.
+
+    Source: PSA-VLM supplement, Table 1: rank 256, alpha 16, dropout 0.05.
+    """
+
+    rank: int = 256
+    alpha: float = 16
+    dropout: float = 0.05
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One stage.
+
+    Attributes:
+        output: folder of the run: checkpoints, logs and, at the end, `final/`.
+        data: what it reads.
+        rules: parameter pattern -> learning rate, or null to freeze; the first full match counts.
+        base: a base model, folder or hub name, to attach new modules to. Exactly one of base and modules.
+        modules: a folder of trained modules to go on from, `runs/.../final`.
+        safety: shape of new modules; only with base.
+        taxonomy: file of the categories, the paper's where null; only with base.
+        lora: adapters to train, or null for none.
+        head_weight: factor of the two head losses. 10, which is only in PSA-VLM's release.
+        trainer: any field of transformers.TrainingArguments.
+    """
+
+    output: str
+    data: DataConfig
+    rules: dict[str, float | None]
+    base: str | None = None
+    modules: str | None = None
+    safety: SafetyConfig | None = None
+    taxonomy: str | None = None
+    lora: LoraConfig | None = None
+    head_weight: float = 10.0
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.base is None) == (self.modules is None):
+            raise ConfigError(f"base {self.base!r} and modules {self.modules!r}: give one, base to start, modules to go on")
+        if self.modules and (self.safety or self.taxonomy):
+            raise ConfigError("safety and taxonomy come with the modules' folder; remove them, or start from a base")
+        names = [f.name for f in dataclasses.fields(TrainingArguments)]
+        for key in self.trainer:
+            if key not in names:
+                raise ConfigError(f"trainer.{key}: TrainingArguments has no such field; {nearest(key, names).split(' valid names')[0]}")
+
+
+def read_config(args: list[str] | None = None) -> TrainConfig:
+    """Parse a command line, `--config FILE` and overrides such as `--data.root DIR --trainer.max_steps 10`.
+
+    Raises:
+        ConfigError: an unknown key, with the nearest name, or a value that breaks a rule.
+    """
+    parser = ArgumentParser(prog="train.run", exit_on_error=False, description="Train the safety modules, one stage.")
+    parser.add_argument("--config", action="config", help="YAML of the stage")
+    try:
+        parser.add_class_arguments(TrainConfig)
+        values = vars(parser.instantiate(parser.parse_args(args)))
+        return TrainConfig(**{name: value for name, value in values.items() if name != "config"})
+    except ArgumentError as error:
+        message = " ".join(str(error).split())
+        unknown = re.search(r"option '([^']+)'", message)
+        near = f"; {nearest(unknown[1], _names())}" if unknown else ""
+        raise ConfigError(f"{' '.join(args or [])}: {message}{near}") from error
+
+
+def _names() -> list[str]:
+    """Every key that a stage's YAML may have."""
+    return [f.name for kind in (TrainConfig, DataConfig, Source, SafetyConfig, LoraConfig) for f in dataclasses.fields(kind)]

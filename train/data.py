@@ -1,0 +1,94 @@
+"""Data of a stage: samples of its recipes -> rows of tensors -> batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+import data_recipes
+from data_recipes.sample import DataError, Sample
+from safety_modules.images import ImageError
+from safety_modules.processing import ProcessingError, SafeProcessor
+from safety_modules.taxonomy import Taxonomy
+from train.config import DataConfig, Source
+
+
+def read_sources(sources: Sequence[Source], root: str, taxonomy: Taxonomy) -> list[Sample]:
+    """All rows of the sources, one source after another."""
+    samples: list[Sample] = []
+    for source in sources:
+        folder = Path(root).expanduser()
+        if source.root is not None:
+            folder = Path(source.root).expanduser()
+        elif source.recipe != "custom":
+            folder = folder / source.recipe
+        rows = data_recipes.load(source.recipe, folder, source.split, taxonomy)
+        if source.limit is not None and source.limit < len(rows):
+            rows = [rows[i * len(rows) // source.limit] for i in range(source.limit)]
+        samples += rows
+    return samples
+
+
+def to_messages(sample: Sample) -> list[dict]:
+    """The chat messages of a sample without its last answer, the pictures before the first text."""
+    messages = [{"role": turn.role, "content": [{"type": "text", "text": turn.text}]} for turn in sample.turns[:-1]]
+    messages[0]["content"][:0] = [{"type": "image", "image": image} for image in sample.images]
+    return messages
+
+
+class Exchanges(Dataset):
+    """Samples as rows of tensors, made when they are asked for."""
+
+    def __init__(
+        self, samples: Sequence[Sample], processor: SafeProcessor, taxonomy: Taxonomy, config: DataConfig, hint_rate: float = 0.0
+    ) -> None:
+        """Args: hint_rate: share of risky rows that carry their hint; which ones depends on the row alone."""
+        self.samples, self.processor, self.taxonomy = samples, processor, taxonomy
+        self.max_length, self.hint_rate = config.max_length, hint_rate
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Row of `SafeProcessor.encode` with risk_type () and risk_level ().
+
+        Raises:
+            DataError: the picture cannot be read or the row does not fit; names the row.
+        """
+        sample = self.samples[index]
+        hint = ""
+        if sample.risk_level and share(sample.source) < self.hint_rate:
+            hint = self.taxonomy.hint(sample.risk_type, sample.risk_level)
+        try:
+            row = self.processor.encode(
+                to_messages(sample), answer=sample.answer, hint=hint, max_length=self.max_length, row=sample.source
+            )
+        except ImageError as error:
+            raise DataError(f"{sample.source}: {error}") from error
+        except ProcessingError as error:
+            raise DataError(str(error)) from error
+        row["risk_type"] = torch.tensor(self.taxonomy.type_index(sample.risk_type))
+        row["risk_level"] = torch.tensor(sample.risk_level)
+        return row
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Rows -> a training batch, padded on the right."""
+
+    processor: SafeProcessor
+
+    def __call__(self, rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """See `SafeProcessor.collate`."""
+        return self.processor.collate(rows, side="right")
+
+
+def share(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64

@@ -1,0 +1,122 @@
+"""Train one stage: `torchrun -m train.run --config train/configs/stage1.yaml --data.root DIR`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from peft import LoraConfig as PeftLora
+from peft import PeftModel, get_peft_model
+from transformers import TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from safety_modules import checkpoint
+from safety_modules.config import ConfigError, SafetyConfig
+from safety_modules.errors import user_errors_exit
+from safety_modules.modeling import SafeVLM
+from safety_modules.taxonomy import Taxonomy
+from train.config import LoraConfig, TrainConfig, read_config
+from train.data import Collator, Exchanges, read_sources
+from train.trainer import SafetyTrainer
+
+FINAL = "final"
+
+
+def main(args: list[str] | None = None) -> None:
+    """Read the configuration and train."""
+    with user_errors_exit():
+        train(read_config(args))
+
+
+def train(config: TrainConfig) -> Path:
+    """Build, fit, save.
+
+    Returns:
+        The folder of the result, `<output>/final`: `safety/`, with `adapter/` beside it where LoRA was trained, or the whole
+        model where the base itself was.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    arguments = training_arguments(config)
+    model, base = build(config)
+    adapter = add_lora(model, config.lora) if config.lora else None
+    read = (config.data.root, model.taxonomy)
+    train_set = Exchanges(
+        read_sources(config.data.train, *read), model.processor, model.taxonomy, config.data, config.data.hint_rate
+    )
+    validation = Exchanges(read_sources(config.data.validation, *read), model.processor, model.taxonomy, config.data)
+    trainer = SafetyTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train_set,
+        eval_dataset=validation if len(validation) else None,
+        data_collator=Collator(model.processor),
+        rules=config.rules,
+        head_weight=config.head_weight,
+    )
+    trainer.train(
+        resume_from_checkpoint=get_last_checkpoint(config.output) if Path(config.output).is_dir() else None,
+        ignore_keys_for_eval=["logits"],
+    )
+    if validation.samples and arguments.eval_strategy == "no":
+        trainer.evaluate(ignore_keys=["logits"])
+    if trainer.is_world_process_zero():
+        save(trainer, adapter, base, Path(config.output))
+    return Path(config.output) / FINAL
+
+
+def training_arguments(config: TrainConfig) -> TrainingArguments:
+    """The stage's TrainingArguments: what this code needs, with the config's `trainer` over it."""
+    values = {
+        "output_dir": config.output,
+        "report_to": "tensorboard",
+        "remove_unused_columns": False,
+        "label_names": ["risk_type", "risk_level"],
+        "use_cpu": not torch.cuda.is_available(),
+        "save_total_limit": 2,
+        **config.trainer,
+    }
+    return TrainingArguments(**values)
+
+
+def build(config: TrainConfig) -> tuple[SafeVLM, str]:
+    """The model of the stage, and where its base is."""
+    if config.modules:
+        if (Path(config.modules) / checkpoint.ADAPTER).exists():
+            raise ConfigError(f"modules: {config.modules} holds LoRA weights; export it first and go on from the export")
+        base = checkpoint.base_of(config.modules)
+        return checkpoint.load(config.modules), config.modules if base == "." else base
+    taxonomy = Taxonomy.from_yaml(config.taxonomy) if config.taxonomy else Taxonomy.default()
+    return SafeVLM.attach(config.base, config.safety or SafetyConfig(), taxonomy), config.base
+
+
+def add_lora(model: SafeVLM, config: LoraConfig) -> PeftModel:
+    """Put adapters into the base in place, on every linear layer of the language model's blocks."""
+    layers = [
+        name
+        for name, module in model.base.named_modules()
+        if isinstance(module, torch.nn.Linear) and ".language_model.layers." in f".{name}"
+    ]
+    return get_peft_model(
+        model.base,
+        PeftLora(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=layers),
+    )
+
+
+def save(trainer: SafetyTrainer, adapter: PeftModel | None, base: str, output: Path) -> None:
+    """Write `final/` and the history of the run."""
+    model: SafeVLM = trainer.model
+    full = adapter is None and any(parameter.requires_grad for parameter in model.base.parameters())
+    with checkpoint.fresh_folder(output / FINAL) as folder:
+        if adapter is not None:
+            adapter.save_pretrained(folder / checkpoint.ADAPTER)
+        if full:
+            model.base.save_pretrained(folder)
+            model.processor.save_pretrained(folder)
+        checkpoint.save_safety(model, folder, base="." if full else base)
+    (output / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
