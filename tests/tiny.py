@@ -1,5 +1,6 @@
 """Tiny random vision language models, made on the spot: a twin of each family in BACKBONES."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -38,26 +39,25 @@ VICUNA = (  # the layout of LLaVA-1.5's and -1.6-vicuna's templates: system text
 
 
 def tokenizer(family: str) -> PreTrainedTokenizerFast:
-    """A Llama-like tokenizer (spaces as ▁, added in front) for LLaVA, a byte-level one for LLaVA-NeXT."""
+    """A Llama-like tokenizer (spaces as ▁, one in front, bytes for the unknown) for LLaVA, a byte-level one for LLaVA-NeXT."""
+    core = Tokenizer(models.BPE())
     if family == "llava":
-        core = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
         core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
         core.decoder = decoders.Sequence(
             [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
         )
-        alphabet = [f"<0x{i:02X}>" for i in range(256)]
+        alphabet = []
     else:
-        core = Tokenizer(models.BPE())
         core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         core.decoder = decoders.ByteLevel()
-        alphabet = []
-    trainer = trainers.BpeTrainer(
-        vocab_size=700,
-        special_tokens=SPECIAL + alphabet,
-        initial_alphabet=[] if alphabet else pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=450, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
     core.train_from_iterator(CORPUS * 2, trainer)
+    if family == "llava":
+        learned = json.loads(core.to_str())["model"]
+        vocab = learned["vocab"] | {f"<0x{i:02X}>": len(learned["vocab"]) + i for i in range(256)}
+        merges = [tuple(merge) for merge in learned["merges"]]
+        core.model = models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
     core.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", core.token_to_id("<s>"))])
     return PreTrainedTokenizerFast(
         tokenizer_object=core,

@@ -1,0 +1,53 @@
+# make help   lists the targets. Python 3.10 to 3.13 and make are all that is needed.
+PYTHON ?= python3
+BIN := .venv/bin
+PY := $(BIN)/python
+CPU_TORCH := 2.13.0
+export TOKENIZERS_PARALLELISM := false
+export PYTHONPATH := $(CURDIR)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-real lint format stage1 stage2 export base clean
+
+help:  ## this list
+	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/.ready  ## make .venv and install what is needed (the other targets do it too)
+
+# torch first: its CPU build without an NVIDIA GPU, its CUDA build with one.
+.venv/.ready: setup.py scripts/torch.sh
+	$(PYTHON) -c 'import sys; assert (3, 10) <= sys.version_info[:2] <= (3, 13), "Python 3.10 to 3.13 is needed, this is " + sys.version'
+	$(PYTHON) -m venv .venv
+	sh scripts/torch.sh $(BIN) $(CPU_TORCH)
+	$(PY) -m pip install -q -e '.[dev]'
+	touch .venv/.ready
+
+demo: .venv/.ready  ## the main job on CPU, start to finish: train two stages, export, measure; ends with runs/demo/report.html
+	$(PY) -m scripts.demo --output runs/demo
+
+test: .venv/.ready  ## the tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+
+test-real: .venv/.ready  ## the tests on real pictures in $SAFETY_MODULES_DATA
+	$(PY) -m pytest -m real
+
+lint: .venv/.ready  ## ruff
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: .venv/.ready  ## ruff, writing
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+stage1: .venv/.ready  ## stage 1 on LLaVA-1.5-7B: make stage1 DATA=folder GPUS=8
+	$(BIN)/torchrun --nproc_per_node $(or $(GPUS),1) -m train.run --config train/configs/stage1.yaml --data.root $(DATA)
+
+stage2: .venv/.ready  ## stage 2 (LoRA) on stage 1's result: make stage2 DATA=folder GPUS=8
+	$(BIN)/torchrun --nproc_per_node $(or $(GPUS),1) -m train.run --config train/configs/stage2_lora.yaml --data.root $(DATA)
+
+export: .venv/.ready  ## merge a trained folder: make export FROM=runs/stage2/final TO=runs/stage2/export
+	$(PY) -m scripts.export $(FROM) $(TO)
+
+base: .venv/.ready  ## rebuild the tiny base model of the demo from nothing
+	$(PY) -m scripts.base --output data_recipes/riskworld/base
+
+clean:  ## remove runs and caches, not .venv
+	rm -rf runs .pytest_cache .ruff_cache

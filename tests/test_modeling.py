@@ -1,0 +1,135 @@
+import pytest
+import tiny
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from safety_modules import SafePipeline, SafetyConfig, SafeVLM, Taxonomy, ask
+from safety_modules.config import ConfigError
+from safety_modules.modeling import gather_marked
+from safety_modules.pipeline import ASSESS
+
+EXCHANGES = [
+    ask("what is this?", [tiny.picture(1)]),
+    ask("a question without a picture, rather longer than the others"),
+    ask("two pictures", [tiny.picture(2, (64, 30)), tiny.picture(3, (20, 90))]),
+]
+
+
+def batch_of(model, exchanges, side="left"):
+    rows = [model.processor.encode(messages, answer="a red key") for messages in exchanges]
+    return model.processor.collate(rows, side=side)
+
+
+def scores(model, exchanges):
+    batch = batch_of(model, exchanges)
+    return model.assess(**{name: batch[name] for name in ASSESS if name in batch})
+
+
+def test_contract_1_without_placeholders_it_is_the_base_bit_for_bit(base, model):
+    stock = AutoModelForImageTextToText.from_pretrained(base).eval()
+    processor = AutoProcessor.from_pretrained(base)
+    optimizer = torch.optim.SGD(model.safety.parameters(), lr=0.1)
+    batch = batch_of(model, EXCHANGES, side="right")
+    output = model(**{name: batch[name] for name in ASSESS if name in batch})
+    (output.logits.square().mean() + output.type_logits.square().mean() + output.level_logits.square().mean()).backward()
+    optimizer.step()
+    inputs = processor(text="USER: <image>\nwhat is this? ASSISTANT:", images=[tiny.picture(1)], return_tensors="pt")
+    with torch.no_grad():
+        assert torch.equal(stock(**inputs).logits, model.base(**inputs).logits)
+    text = processor(text="USER: hello ASSISTANT:", return_tensors="pt")
+    # a random base may emit one of its unused rows, whose ids are the placeholders'; a trained one does not
+    limits = {"max_new_tokens": 6, "do_sample": False, "suppress_tokens": model.placeholders()}
+    assert torch.equal(stock.generate(**text, **limits), model.base.generate(**text, **limits))
+
+
+def test_safety_tokens_change_the_answer_of_a_picture(model):
+    batch = batch_of(model, EXCHANGES[:1])
+    inputs = {name: batch[name] for name in ASSESS if name in batch}
+    with torch.no_grad():
+        before = model(**inputs).logits
+        model.safety.llm_tokens.weight += 1.0
+        assert not torch.allclose(before, model(**inputs).logits, atol=1e-3)
+
+
+def test_contract_8_assessment_does_not_depend_on_mates_padding_or_order(model):
+    together = scores(model, EXCHANGES)
+    for order in ([2, 0, 1], [0], [1], [2], [1, 0]):
+        apart = scores(model, [EXCHANGES[i] for i in order])
+        for mine, all_ in zip(apart, together):
+            assert torch.allclose(mine, all_[order], atol=1e-5)
+    batch = batch_of(model, EXCHANGES, side="right")
+    right = model.assess(**{name: batch[name] for name in ASSESS if name in batch})
+    assert torch.allclose(right.type_logits, together.type_logits, atol=1e-5)
+
+
+def test_forward_and_assess_agree_and_assess_runs_no_language_model(model):
+    batch = batch_of(model, EXCHANGES)
+    inputs = {name: batch[name] for name in ASSESS if name in batch}
+    with torch.no_grad():
+        output = model(**inputs)
+    calls = []
+    model.base.model.language_model.register_forward_pre_hook(lambda *_: calls.append(1))
+    scored = model.assess(**inputs)
+    assert calls == []
+    assert torch.allclose(output.type_logits, scored.type_logits, atol=1e-5)
+    assert torch.allclose(output.level_logits, scored.level_logits, atol=1e-5)
+
+
+def test_of_several_pictures_the_riskiest_counts(model):
+    pictures = [tiny.picture(seed) for seed in range(3)]
+    one = torch.cat([scores(model, [ask("q", [picture])]).type_logits for picture in pictures])
+    all_ = scores(model, [ask("q", pictures)]).type_logits[0]
+    clean = model.taxonomy.clean_index
+    risk = 1 - one.softmax(-1)[:, clean]
+    assert torch.allclose(all_, one[risk.argmax()], atol=1e-5)
+
+
+@pytest.mark.parametrize("query,differs", [("joint", True), ("image", False), ("paper", False)])
+def test_only_joint_reads_the_question(base, query, differs):
+    torch.manual_seed(0)
+    model = SafeVLM.attach(base, tiny.safety_config(query=query)).eval()
+    a, b = (scores(model, [ask(text, [tiny.picture(1)])]).type_logits for text in ("what colour is it?", "two blue stars"))
+    assert torch.allclose(a, b, atol=1e-6) is not differs
+    other = scores(model, [ask("what colour is it?", [tiny.picture(5)])]).type_logits
+    assert not torch.allclose(a, other, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"projector": "mlp"}, {"projector_grid": 2}, {"llm_tokens": 0}, {"head_tokens": 0}, {"head_tokens": 0, "query": "image"}]
+)
+def test_every_shape_of_the_modules_works(base, changes):
+    model = SafeVLM.attach(base, tiny.safety_config(**changes)).eval()
+    result = SafePipeline(model)(EXCHANGES, max_new_tokens=2)
+    assert [len(row.assessment.types) for row in result] == [7, 7, 7]
+    assert all(abs(sum(row.assessment.types.values()) - 1) < 1e-5 for row in result)
+
+
+def test_generate_never_gives_a_placeholder(model):
+    with torch.no_grad():
+        model.base.get_output_embeddings().weight[model.placeholders()] *= 100
+    batch = batch_of(model, EXCHANGES)
+    ids = model.generate(**{k: batch[k] for k in ("input_ids", "attention_mask", "pixel_values", "image_sizes") if k in batch}, max_new_tokens=8)
+    assert not set(ids.flatten().tolist()) & set(model.placeholders())
+
+
+def test_widths_come_from_the_base_and_a_misfit_is_an_error(base):
+    with pytest.raises(ConfigError, match="attention_heads: 7 does not divide the language width 64"):
+        SafeVLM.attach(base, tiny.safety_config(attention_heads=7))
+
+
+def test_the_real_shapes_are_the_papers_size():
+    from safety_modules.modeling import SafetyModules
+
+    with torch.device("meta"):
+        small = SafetyModules(SafetyConfig(), Taxonomy.default(), 1024, 4096)
+        large = SafetyModules(SafetyConfig(), Taxonomy.default(), 1024, 5120)
+    count = sum(parameter.numel() for parameter in small.parameters())
+    assert 95e6 < count < 115e6  # PSA-VLM: about 108 M
+    assert large.head.queries.shape == (2, 5120)
+
+
+def test_gather_marked_keeps_order():
+    ids = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+    mask = torch.tensor([[False, True, False, True], [True, False, False, False]])
+    front, kept = gather_marked(ids, mask)
+    assert front[0].tolist() == [2, 4] and kept.tolist() == [[True, True], [True, False]] and front[1, 0] == 5

@@ -1,0 +1,124 @@
+"""Evaluate: a model on the rows of a recipe -> records, and records -> numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_recipes.sample import DataError, Sample
+from safety_modules.config import SafetyConfig
+from safety_modules.evaluation.judges import PhraseJudge, same
+from safety_modules.evaluation.metrics import head_metrics, rate
+from safety_modules.images import ImageError
+from safety_modules.modeling import SafeVLM
+from safety_modules.pipeline import SafePipeline, SafeResult
+from safety_modules.policy import Decision
+from safety_modules.taxonomy import CLEAN, Taxonomy
+from train.data import to_messages
+
+
+@dataclass(frozen=True)
+class Record:
+    """One evaluated exchange.
+
+    Attributes:
+        sample: the row.
+        alone: answer of the weights alone, without assessment, hint or policy.
+        result: answer, assessment and decision of the whole pipeline; None for a base model, which has no modules.
+    """
+
+    sample: Sample
+    alone: str
+    result: SafeResult | None
+
+    @property
+    def answer(self) -> str:
+        """What a user of this model gets."""
+        return self.result.answer if self.result else self.alone
+
+
+def base_pipeline(base: str | Path, taxonomy: Taxonomy | None = None) -> SafePipeline:
+    """A base model as it is: no safety tokens in its prompt; its untrained head is never asked."""
+    config = SafetyConfig(head_tokens=0, llm_tokens=0, projector="mlp", projector_width=1, query="image", attention_heads=1)
+    return SafePipeline(SafeVLM.attach(base, config, taxonomy))
+
+
+def run(
+    pipeline: SafePipeline,
+    samples: Sequence[Sample],
+    assess: bool,
+    batch_size: int = 64,
+    max_new_tokens: int = 40,
+    title: str = "evaluate",
+) -> list[Record]:
+    """Answer every sample.
+
+    Args:
+        assess: whether the pipeline's modules are trained; False for a base model.
+
+    Raises:
+        DataError: a picture cannot be read; names the row.
+    """
+    records = []
+    for start in tqdm(range(0, len(samples), batch_size), desc=title, leave=False):
+        rows = samples[start : start + batch_size]
+        exchanges = [to_messages(sample) for sample in rows]
+        try:
+            alone = pipeline.answer(exchanges, [""] * len(rows), max_new_tokens)
+        except ImageError as error:
+            raise DataError(f"{rows[0].source} to {rows[-1].source}: {error}") from error
+        records += [Record(*row) for row in zip(rows, alone, answer(pipeline, exchanges, alone, assess, max_new_tokens))]
+    return records
+
+
+def answer(
+    pipeline: SafePipeline, exchanges: Sequence[list[dict]], alone: Sequence[str], assess: bool, max_new_tokens: int
+) -> Sequence[SafeResult | None]:
+    """The pipeline's results; an exchange that the policy allows keeps the answer that the weights gave alone."""
+    if not assess:
+        return [None] * len(exchanges)
+    assessments = pipeline.assess(exchanges)
+    decisions = [pipeline.policy.decide(assessment) for assessment in assessments]
+    hinted = [i for i, decision in enumerate(decisions) if decision.action == "hint"]
+    texts = dict(zip(hinted, pipeline.answer([exchanges[i] for i in hinted], [decisions[i].hint for i in hinted], max_new_tokens)))
+
+    def text(i: int, decision: Decision) -> str:
+        return pipeline.policy.refuse(decision) if decision.action == "refuse" else texts.get(i, alone[i])
+
+    return [SafeResult(text(i, decision), assessments[i], decision) for i, decision in enumerate(decisions)]
+
+
+def share(records: Sequence[Record], test: Callable[[Record], bool], name: str) -> dict[str, float]:
+    """`{name: share of records that pass, name_n: how many there are}`."""
+    return {name: rate([test(record) for record in records]), f"{name}_n": len(records)}
+
+
+def safety_rates(records: Sequence[Record], judge: PhraseJudge) -> dict[str, float]:
+    """unsafe_rate on risky rows and over_refusal_rate on clean ones, of the whole pipeline, each with its n."""
+    risky = [record for record in records if record.sample.risk_type != CLEAN]
+    clean = [record for record in records if record.sample.risk_type == CLEAN]
+    return {
+        **share(risky, lambda r: judge.unsafe(r.answer, r.sample.risk_level), "unsafe_rate"),
+        **share(risky, lambda r: judge.unsafe(r.alone, r.sample.risk_level), "unsafe_rate_without_hints"),
+        **share(clean, lambda r: judge.over_refuses(r.answer), "over_refusal_rate"),
+    }
+
+
+def exact(record: Record) -> bool:
+    """Whether a clean row got its exact answer."""
+    return same(record.answer, record.sample.answer)
+
+
+def head_rates(records: Sequence[Record], taxonomy: Taxonomy) -> dict[str, float]:
+    """Head metrics with their n, each row judged by its most probable type and level."""
+    index = taxonomy.type_index
+    metrics = head_metrics(
+        [index(record.sample.risk_type) for record in records],
+        [index(record.result.assessment.risk_type) for record in records],
+        [record.sample.risk_level for record in records],
+        [record.result.assessment.risk_level for record in records],
+    )
+    return {**metrics, **{f"{name}_n": len(records) for name in metrics}}
