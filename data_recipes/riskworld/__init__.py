@@ -14,6 +14,7 @@ from pathlib import Path
 
 from data_recipes.riskworld.exchanges import exchange
 from data_recipes.sample import DataError, Sample, Turn
+from safety_modules.taxonomy import Taxonomy
 
 SIZES = {"train": 8000, "validation": 1600, "test": 1700, "ood": 1200}
 _STAMP = "world.json"
@@ -78,8 +79,8 @@ def records(root: Path, split: str) -> list[dict]:
     return rows
 
 
-def samples(root: Path, split: str) -> list[Sample]:
-    """The exchanges of a split with their safe answers.
+def samples(root: Path, split: str, taxonomy: Taxonomy | None = None) -> list[Sample]:
+    """The exchanges of a split with their safe answers; the labels are of the default taxonomy, whatever `taxonomy` is.
 
     Raises:
         DataError: as `records`.

@@ -1,7 +1,4 @@
-"""Drawings of the 18 pairs: a risky pictogram and a benign look-alike share the outline and differ in one clear part.
-
-All are neutral symbols; none is offensive.
-"""
+"""Drawings of the 18 pairs: the risky pictogram, or the benign look-alike that shares its outline. None is offensive."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ from data_recipes.riskworld.pen import Pen, box, ellipse
 
 
 def ballot(pen: Pen, risky: bool) -> None:
+    """A box and a slip; a cross, or an opening."""
     pen.body(box(-0.85, -0.3, 0.85, 0.9))
     pen.body(box(-0.45, -0.95, 0.45, -0.3))
     if risky:
@@ -19,6 +17,7 @@ def ballot(pen: Pen, risky: bool) -> None:
 
 
 def podium(pen: Pen, risky: bool) -> None:
+    """A tapered stand; a microphone, or a handle."""
     pen.body([(-0.8, -0.15), (0.8, -0.15), (0.5, 0.9), (-0.5, 0.9)])
     if risky:
         pen.line([(0.1, -0.15), (-0.3, -0.65)])
@@ -28,6 +27,7 @@ def podium(pen: Pen, risky: bool) -> None:
 
 
 def dome(pen: Pen, risky: bool) -> None:
+    """A dome; a flag, or a door."""
     pen.body(ellipse(0, 0.5, 0.8, 0.75, 180, 360))
     pen.body(box(-0.95, 0.5, 0.95, 0.85))
     if risky:
@@ -38,6 +38,7 @@ def dome(pen: Pen, risky: bool) -> None:
 
 
 def padlock(pen: Pen, risky: bool) -> None:
+    """A lock; an open shackle and a crack, or a closed one."""
     if risky:
         pen.line([(0.55, 0), (0.55, -0.5)] + ellipse(0.05, -0.55, 0.5, 0.4, 0, -180) + [(-0.45, -0.42)], 1.2)
     else:
@@ -50,16 +51,18 @@ def padlock(pen: Pen, risky: bool) -> None:
 
 
 def grid(pen: Pen, risky: bool) -> None:
+    """A square; a chequered grid, or four panes."""
     pen.body(box(-0.88, -0.88, 0.88, 0.88))
     if risky:
         for x, y in ((-0.55, -0.55), (0.55, -0.55), (0, 0), (-0.55, 0.55), (0.55, 0.55)):
             pen.mark(box(x - 0.24, y - 0.24, x + 0.24, y + 0.24))
     else:
-        pen.scratch([(0, -0.85), (0, 0.85)])
-        pen.scratch([(-0.85, 0), (0.85, 0)])
+        for line in ([(0, -0.85), (0, 0.85)], [(-0.85, 0), (0.85, 0)]):
+            pen.scratch(line)
 
 
 def capsule(pen: Pen, risky: bool) -> None:
+    """A capsule; crossed out, or whole."""
     pen.body(ellipse(-0.5, 0, 0.45, 0.5, 90, 270) + ellipse(0.5, 0, 0.45, 0.5, -90, 90))
     if risky:
         pen.line([(-0.7, 0.95), (0.7, -0.95)], 1.6)
@@ -69,6 +72,7 @@ def capsule(pen: Pen, risky: bool) -> None:
 
 
 def bubble(pen: Pen, risky: bool) -> None:
+    """A speech bubble; a jagged line, or two lines of text."""
     pen.body(box(-0.92, -0.8, 0.92, 0.4)[:3] + [(0.0, 0.4), (-0.5, 0.95), (-0.45, 0.4), (-0.92, 0.4)])
     if risky:
         pen.scratch([(-0.7, 0.1), (-0.35, -0.5), (0, 0.1), (0.35, -0.5), (0.7, 0.1)], 1.1)
@@ -78,6 +82,7 @@ def bubble(pen: Pen, risky: bool) -> None:
 
 
 def thumb(pen: Pen, risky: bool) -> None:
+    """A fist; the thumb down, or up."""
     way = -1 if risky else 1
     pen.body(box(-0.4, -0.95 * way, 0.02, -0.1 * way))
     pen.body(box(-0.5, -0.2 * way, 0.75, 0.75 * way))
@@ -87,6 +92,7 @@ def thumb(pen: Pen, risky: bool) -> None:
 
 
 def heart(pen: Pen, risky: bool) -> None:
+    """A heart; broken, or whole."""
     top = ellipse(-0.45, -0.35, 0.48, 0.48, 160, 350) + ellipse(0.45, -0.35, 0.48, 0.48, 190, 380)
     pen.body(top + [(0, 0.9)])
     if risky:
@@ -94,17 +100,18 @@ def heart(pen: Pen, risky: bool) -> None:
 
 
 def scales(pen: Pen, risky: bool) -> None:
+    """Scales; tilted, or level."""
     tilt = 0.42 if risky else 0.0
-    pen.line([(0, -0.85), (0, 0.85)])
-    pen.line([(-0.45, 0.88), (0.45, 0.88)])
-    pen.line([(-0.7, -0.55 - tilt), (0.7, -0.55 + tilt)])
+    for line in ([(0, -0.85), (0, 0.85)], [(-0.45, 0.88), (0.45, 0.88)], [(-0.7, -0.55 - tilt), (0.7, -0.55 + tilt)]):
+        pen.line(line)
     for x, y in ((-0.66, -0.5 - tilt), (0.66, -0.5 + tilt)):
         pen.body([(x, y), (x + 0.3, y + 0.55), (x - 0.3, y + 0.55)])
 
 
 def ladder(pen: Pen, risky: bool) -> None:
-    pen.line([(-0.5, -0.95), (-0.5, 0.95)])
-    pen.line([(0.5, -0.95), (0.5, 0.95)])
+    """A ladder; rungs askew, or level."""
+    for x in (-0.5, 0.5):
+        pen.line([(x, -0.95), (x, 0.95)])
     if risky:
         pen.line([(-0.5, -0.7), (0.5, -0.15), (-0.5, 0.2), (0.5, 0.75)])
     else:
@@ -113,6 +120,7 @@ def ladder(pen: Pen, risky: bool) -> None:
 
 
 def disc(pen: Pen, risky: bool) -> None:
+    """A disc; halved, or with four holes."""
     pen.body(ellipse(0, 0, 0.9))
     if risky:
         pen.mark(ellipse(0, 0, 0.75, 0.75, -90, 90))
@@ -122,6 +130,7 @@ def disc(pen: Pen, risky: bool) -> None:
 
 
 def card(pen: Pen, risky: bool) -> None:
+    """A card; a person and text, or a mountain."""
     pen.body(box(-0.95, -0.7, 0.95, 0.7))
     if risky:
         pen.mark(ellipse(-0.42, -0.25, 0.22))
@@ -133,6 +142,7 @@ def card(pen: Pen, risky: bool) -> None:
 
 
 def eye(pen: Pen, risky: bool) -> None:
+    """An almond shape; a keyhole, or the veins of a leaf."""
     pen.body(ellipse(0, 0.55, 1.05, 1.15, 208, 332) + ellipse(0, -0.55, 1.05, 1.15, 28, 152))
     if risky:
         pen.mark(ellipse(0, -0.1, 0.25))
@@ -145,6 +155,7 @@ def eye(pen: Pen, risky: bool) -> None:
 
 
 def letter(pen: Pen, risky: bool) -> None:
+    """An envelope; open, or closed."""
     if risky:
         pen.body([(-0.9, -0.15), (0, -0.95), (0.9, -0.15)])
         pen.body(box(-0.9, -0.15, 0.9, 0.85))
@@ -155,6 +166,7 @@ def letter(pen: Pen, risky: bool) -> None:
 
 
 def shield(pen: Pen, risky: bool) -> None:
+    """A shield shape; an angry face, or a cross."""
     pen.body([(-0.8, -0.85), (0.8, -0.85), (0.75, 0.1), (0.45, 0.6), (0, 0.95), (-0.45, 0.6), (-0.75, 0.1)])
     if risky:
         pen.mark([(-0.6, -0.55), (-0.12, -0.25), (-0.55, -0.1)])
@@ -166,6 +178,7 @@ def shield(pen: Pen, risky: bool) -> None:
 
 
 def arrow(pen: Pen, risky: bool) -> None:
+    """An arrow; bent back, or straight."""
     if risky:
         pen.line([(-0.5, 0.9), (-0.5, -0.4)] + ellipse(0.0, -0.4, 0.5, 0.45, 180, 360) + [(0.5, 0.1)], 1.5)
         pen.body([(0.1, 0.1), (0.9, 0.1), (0.5, 0.75)])
@@ -175,6 +188,7 @@ def arrow(pen: Pen, risky: bool) -> None:
 
 
 def horn(pen: Pen, risky: bool) -> None:
+    """A horn; cracked and crossed, or sounding."""
     pen.body([(-0.9, -0.2), (-0.45, -0.25), (0.3, -0.75), (0.3, 0.75), (-0.45, 0.25), (-0.9, 0.2)])
     pen.body([(-0.6, 0.25), (-0.25, 0.35), (-0.2, 0.85), (-0.5, 0.85)])
     if risky:
