@@ -32,6 +32,5 @@ class Calibration:
         types = torch.softmax(type_logits.float() / self.type_temperature, dim=-1).tolist()
         levels = torch.softmax(level_logits.float() / self.level_temperature, dim=-1).tolist()
         return [
-            Assessment(dict(zip(taxonomy.type_names, type_row)), tuple(level_row))
-            for type_row, level_row in zip(types, levels)
+            Assessment(dict(zip(taxonomy.type_names, type_row)), tuple(level_row)) for type_row, level_row in zip(types, levels)
         ]

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, PreTrainedModel
 
+from safety_modules.config import SafetyConfig
 from safety_modules.errors import UserError
-from safety_modules.config import ConfigError, SafetyConfig
 from safety_modules.modeling import SafeVLM, load_base
 from safety_modules.processing import SafeProcessor
 from safety_modules.taxonomy import Taxonomy, TaxonomyError
@@ -42,6 +42,15 @@ def fresh_folder(folder: str | Path) -> Iterator[Path]:
         work.rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file, whole or not at all; missing folders are made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = path.with_name(path.name + ".partial")
+    work.write_text(text, encoding="utf-8")
+    work.replace(path)
 
 
 def save_safety(model: SafeVLM, folder: Path, base: str) -> None:
@@ -116,7 +125,8 @@ def load(
     try:
         safe.safety.load_state_dict(load_file(folder / SAFETY / WEIGHTS), strict=True)
     except (RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / SAFETY / WEIGHTS}: does not hold these modules ({_line(error)}); save them again") from error
+        path = folder / SAFETY / WEIGHTS
+        raise CheckpointError(f"{path}: does not hold these modules ({_line(error)}); save it anew") from error
     return safe.eval()
 
 
@@ -137,7 +147,9 @@ def _meta(folder: Path) -> dict:
     except ValueError as error:
         raise CheckpointError(f"{path}: is not JSON ({error}); save the checkpoint again") from error
     if meta.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: format {meta.get('format')!r}, this version reads {FORMAT}; use the version that wrote it")
+        raise CheckpointError(
+            f"{path}: format {meta.get('format')!r}, but this version reads {FORMAT}; use the one that wrote it"
+        )
     return meta
 
 
@@ -154,6 +166,3 @@ def _with_adapter(model: PreTrainedModel, folder: Path, merge: bool) -> PreTrain
 def _line(error: Exception) -> str:
     """The first line of an error."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-__all__ = ["CheckpointError", "ConfigError", "base_of", "fresh_folder", "load", "save_safety"]

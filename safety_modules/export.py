@@ -17,7 +17,13 @@ from safety_modules.modeling import SafeVLM
 PAD_ROWS = 64  # the embedding's rows are a multiple of this, as in the llava-hf folders
 
 
-def export(folder: str | Path, output: str | Path, base: str | Path | None = None, dtype: torch.dtype | str = "auto") -> Path:
+def export(
+    folder: str | Path,
+    output: str | Path,
+    base: str | Path | None = None,
+    dtype: torch.dtype | str = "auto",
+    overwrite: bool = False,
+) -> Path:
     """Write a release: LoRA merged, safety tokens as vocabulary rows, processor, `safety/` and a model card.
 
     The result is an ordinary LLaVA folder in the llava-hf layout; transformers, vLLM and others load it without our code.
@@ -27,13 +33,16 @@ def export(folder: str | Path, output: str | Path, base: str | Path | None = Non
         output: the new folder; it appears whole or not at all.
         base: another place of the base model, where it has moved.
         dtype: of the written base weights.
+        overwrite: replace `output` if it is there.
 
     Returns:
         The output folder.
 
     Raises:
-        CheckpointError, ConfigError: the folder is incomplete, or its base ties input and output embeddings.
+        CheckpointError, ConfigError: the folder is incomplete, `output` exists, or the base ties its embeddings.
     """
+    if Path(output).exists() and not overwrite:
+        raise checkpoint.CheckpointError(f"{output}: exists already; name another folder, or pass overwrite")
     origin = str(base or checkpoint.base_of(folder))
     model = checkpoint.load(folder, dtype=dtype, base=base, merge=True)
     write_token_rows(model)

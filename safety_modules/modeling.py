@@ -80,8 +80,8 @@ class SafetyModules(nn.Module):
         logits = scores.type_logits.detach().float()
         clean = logits[:, self.clean_index]
         risky = logits.index_fill(1, torch.tensor(self.clean_index, device=unit.device), -torch.inf).logsumexp(1)
-        odds = (risky - clean).expand(rows, -1).masked_fill(
-            unit != torch.arange(rows, device=unit.device).unsqueeze(1), -torch.inf
+        odds = (
+            (risky - clean).expand(rows, -1).masked_fill(unit != torch.arange(rows, device=unit.device).unsqueeze(1), -torch.inf)
         )  # (B, U)
         best = odds.argmax(1)  # (B,)
         return HeadOutput(scores.type_logits[best], scores.level_logits[best])
@@ -134,9 +134,7 @@ class SafeVLM(nn.Module):
         return cls(model, SafeProcessor.from_pretrained(model.name_or_path, config.llm_tokens), config, taxonomy)
 
     @classmethod
-    def from_pretrained(
-        cls, folder: str | Path, dtype: torch.dtype | str = "auto", base: str | Path | None = None
-    ) -> SafeVLM:
+    def from_pretrained(cls, folder: str | Path, dtype: torch.dtype | str = "auto", base: str | Path | None = None) -> SafeVLM:
         """Load what training or export wrote; see `checkpoint.load`."""
         from safety_modules import checkpoint  # checkpoint builds SafeVLM: the import would be a circle at the top
 

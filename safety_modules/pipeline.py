@@ -90,8 +90,7 @@ class SafePipeline:
     def _batch(self, exchanges: Sequence[Sequence[dict]], hints: Sequence[str]) -> dict[str, Tensor]:
         processor = self.model.processor
         rows = [
-            processor.encode(messages, hint=hint, row=f"exchange {i}")
-            for i, (messages, hint) in enumerate(zip(exchanges, hints))
+            processor.encode(messages, hint=hint, row=f"exchange {i}") for i, (messages, hint) in enumerate(zip(exchanges, hints))
         ]
         return {name: value.to(self.model.device) for name, value in processor.collate(rows, side="left").items()}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from safety_modules.errors import UserError
 from safety_modules.assessment import Assessment
+from safety_modules.errors import UserError
 from safety_modules.taxonomy import CLEAN, Taxonomy, nearest
 
 ACTIONS = ("allow", "hint", "refuse")

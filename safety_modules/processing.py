@@ -225,7 +225,7 @@ class SafeProcessor:
         """Repeat each image placeholder as often as its image has features."""
         places = ids.count(self.image_token_id)
         if places != len(lengths):
-            raise ProcessingError(f"{row}: {len(lengths)} images but the template wrote {places} placeholders; check its messages")
+            raise ProcessingError(f"{row}: {len(lengths)} images but {places} placeholders in the template; check its messages")
         left, out_ids, out_mask = iter(lengths), [], []
         for token, asked in zip(ids, mask):
             count = next(left) if token == self.image_token_id else 1
@@ -249,7 +249,9 @@ def _read(messages: Sequence[dict], hint: str, row: str) -> tuple[tuple, list[st
         for part in parts or []:
             kind = part.get("type")
             if kind not in ("text", "image") or kind not in part:
-                raise ProcessingError(f"{row}: content {part!r}; give {{'type': 'text', 'text': ...}} or {{'type': 'image', 'image': ...}}")
+                raise ProcessingError(
+                    f"{row}: content {part!r}; give {{'type': 'text', 'text': ...}} or {{'type': 'image', 'image': ...}}"
+                )
             if kind == "image":
                 images.append(part["image"])
             else:

@@ -171,8 +171,10 @@ class Taxonomy:
         if not isinstance(risk_level, int) or isinstance(risk_level, bool) or not 0 <= risk_level <= top:
             raise TaxonomyError(f"risk_level {risk_level!r} of {risk_type!r} must be a whole number from 0 to {top}")
         if (risk_type == CLEAN) != (risk_level == 0):
-            remedy = "name its risk_type, or set the level to 0" if risk_type == CLEAN else f"set it to 1..{top}, or label it {CLEAN!r}"
-            raise TaxonomyError(f"({risk_type!r}, level {risk_level}): {CLEAN!r} goes with level 0 and risky types with 1..{top}; {remedy}")
+            name_it = "name its risk_type, or set the level to 0"
+            remedy = name_it if risk_type == CLEAN else f"set it to 1..{top}, or label it {CLEAN!r}"
+            rule = f"{CLEAN!r} goes with level 0 and risky types with 1..{top}"
+            raise TaxonomyError(f"({risk_type!r}, level {risk_level}): {rule}; {remedy}")
 
     def default_level(self, risk_type: str) -> int:
         """The level of a row that names its type alone."""

@@ -6,7 +6,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from safety_modules import SafePipeline, SafetyConfig, SafeVLM, Taxonomy, ask
 from safety_modules.config import ConfigError
 from safety_modules.modeling import gather_marked
-from safety_modules.pipeline import ASSESS
+from safety_modules.pipeline import ASSESS, GENERATE
 
 EXCHANGES = [
     ask("what is this?", [tiny.picture(1)]),
@@ -95,7 +95,14 @@ def test_only_joint_reads_the_question(base, query, differs):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"projector": "mlp"}, {"projector_grid": 2}, {"llm_tokens": 0}, {"head_tokens": 0}, {"head_tokens": 0, "query": "image"}]
+    "changes",
+    [
+        {"projector": "mlp"},
+        {"projector_grid": 2},
+        {"llm_tokens": 0},
+        {"head_tokens": 0},
+        {"head_tokens": 0, "query": "image"},
+    ],
 )
 def test_every_shape_of_the_modules_works(base, changes):
     model = SafeVLM.attach(base, tiny.safety_config(**changes)).eval()
@@ -108,7 +115,8 @@ def test_generate_never_gives_a_placeholder(model):
     with torch.no_grad():
         model.base.get_output_embeddings().weight[model.placeholders()] *= 100
     batch = batch_of(model, EXCHANGES)
-    ids = model.generate(**{k: batch[k] for k in ("input_ids", "attention_mask", "pixel_values", "image_sizes") if k in batch}, max_new_tokens=8)
+    inputs = {name: batch[name] for name in GENERATE if name in batch}
+    ids = model.generate(**inputs, max_new_tokens=8)
     assert not set(ids.flatten().tolist()) & set(model.placeholders())
 
 

@@ -51,7 +51,9 @@ def test_contract_4_exactly_the_answer_and_its_end_are_supervised(processor):
 
 
 def test_contract_4_a_row_that_does_not_fit_is_an_error(processor):
-    with pytest.raises(ProcessingError, match=r"labels.csv:7: \d+ tokens, of which \d+ stand for images, are more than max_length 20"):
+    with pytest.raises(
+        ProcessingError, match=r"labels.csv:7: \d+ tokens, of which \d+ stand for images, are more than max_length 20"
+    ):
         processor.encode(ask("what is it?", [tiny.picture(1)]), answer="a", max_length=20, row="labels.csv:7")
 
 

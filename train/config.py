@@ -106,7 +106,7 @@ class TrainConfig:
         names = [f.name for f in dataclasses.fields(TrainingArguments)]
         for key in self.trainer:
             if key not in names:
-                raise ConfigError(f"trainer.{key}: TrainingArguments has no such field; {nearest(key, names).split(' valid names')[0]}")
+                raise ConfigError(f"trainer.{key}: TrainingArguments has no such field; {nearest(key, names).split('valid')[0]}")
 
 
 def read_config(args: list[str] | None = None) -> TrainConfig:

@@ -83,7 +83,9 @@ def answer(
     assessments = pipeline.assess(exchanges)
     decisions = [pipeline.policy.decide(assessment) for assessment in assessments]
     hinted = [i for i, decision in enumerate(decisions) if decision.action == "hint"]
-    texts = dict(zip(hinted, pipeline.answer([exchanges[i] for i in hinted], [decisions[i].hint for i in hinted], max_new_tokens)))
+    texts = dict(
+        zip(hinted, pipeline.answer([exchanges[i] for i in hinted], [decisions[i].hint for i in hinted], max_new_tokens))
+    )
 
     def text(i: int, decision: Decision) -> str:
         return pipeline.policy.refuse(decision) if decision.action == "refuse" else texts.get(i, alone[i])

@@ -1,0 +1,1 @@
+"""Evaluation: what a trained model does, in numbers and on a page."""

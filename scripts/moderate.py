@@ -1,0 +1,87 @@
+"""Judge pictures: files or folders -> one JSON line for each picture, and a table of the categories."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from safety_modules.checkpoint import write_text
+from safety_modules.errors import UserError, user_errors_exit
+from safety_modules.images import SUFFIXES, ImageError
+from safety_modules.pipeline import SafePipeline, ask
+
+
+def main(args: list[str] | None = None) -> None:
+    """Parse, judge, write, print."""
+    parser = argparse.ArgumentParser(prog="scripts.moderate", description=__doc__)
+    parser.add_argument("model", type=Path, help="an exported or trained folder")
+    parser.add_argument("pictures", type=Path, nargs="+", help="picture files, or folders that are searched for them")
+    parser.add_argument("--output", type=Path, required=True, help="the JSON lines file")
+    parser.add_argument("--question", help="what the user asks of each picture (default: the taxonomy's first question)")
+    parser.add_argument("--policy", type=Path, help="policy file (default: threshold 0.5 for every category)")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--skip-unreadable", action="store_true", help="write a row with the error instead of stopping at it")
+    options = parser.parse_args(args)
+    with user_errors_exit():
+        pipeline = SafePipeline.from_pretrained(options.model, options.policy, options.device)
+        question = options.question or next(iter(pipeline.model.taxonomy.questions), "")
+        files = find(options.pictures)
+        rows = []
+        for start in tqdm(range(0, len(files), options.batch_size), desc="moderate"):
+            rows += judge(pipeline, files[start : start + options.batch_size], question, options.skip_unreadable)
+        write_text(options.output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    show(rows, options.output)
+
+
+def find(paths: list[Path]) -> list[Path]:
+    """The picture files among the paths and below the folders, in order."""
+    files = []
+    for path in paths:
+        if path.is_dir():
+            files += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        elif path.exists():
+            files.append(path)
+        else:
+            raise UserError(f"{path}: no such file or folder; check the path")
+    if not files:
+        raise UserError(f"no pictures in {', '.join(map(str, paths))}; known suffixes: {', '.join(SUFFIXES)}")
+    return files
+
+
+def judge(pipeline: SafePipeline, files: list[Path], question: str, skip: bool) -> list[dict]:
+    """One row for each file: its assessment and the policy's action, or its error where `skip` is set."""
+    try:
+        assessments = pipeline.assess([ask(question, [file]) for file in files])
+    except ImageError as error:
+        if not skip:
+            raise
+        if len(files) == 1:
+            return [{"image": str(files[0]), "error": str(error)}]
+        return [row for file in files for row in judge(pipeline, [file], question, skip)]
+    rows = []
+    for file, assessment in zip(files, assessments):
+        decision = pipeline.policy.decide(assessment)
+        verdict = {"action": decision.action, "fired": decision.risk_type, "fired_level": decision.risk_level}
+        rows.append({"image": str(file), **assessment.to_dict(), **verdict})
+    return rows
+
+
+def show(rows: list[dict], output: Path) -> None:
+    """A table: pictures by category and action."""
+    table = Table(title=f"{len(rows)} pictures -> {output}")
+    for name in ("category", "action", "pictures"):
+        table.add_column(name)
+    for (fired, action), count in Counter((row.get("fired", "-"), row.get("action", "unreadable")) for row in rows).most_common():
+        table.add_row(fired, action, str(count))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
