@@ -1,0 +1,74 @@
+import copy
+
+import pytest
+
+from safety_modules.taxonomy import Taxonomy, TaxonomyError
+
+DEFAULT = Taxonomy.default()
+
+
+def test_the_default_is_the_papers():
+    assert DEFAULT.type_names == ["politics", "illegal", "insults", "fairness", "privacy", "misleading", "clean"]
+    assert DEFAULT.level_names == ["safe", "careful", "limited", "refuse"]
+    assert DEFAULT.default_level("politics") == 3 and DEFAULT.default_level("privacy") == 2
+    assert DEFAULT.clean_index == 6
+
+
+@pytest.mark.parametrize("risk_type,level,good", [("clean", 0, True), ("privacy", 1, True), ("privacy", 3, True), ("clean", 1, False), ("privacy", 0, False), ("privacy", 4, False), ("privacy", -1, False), ("privacy", 2.0, False), ("privacy", True, False)])  # fmt: skip
+def test_the_truth_table(risk_type, level, good):
+    if good:
+        DEFAULT.check(risk_type, level)
+    else:
+        with pytest.raises(TaxonomyError):
+            DEFAULT.check(risk_type, level)
+
+
+def test_an_unknown_type_gets_the_nearest_name():
+    with pytest.raises(TaxonomyError, match="'privcy'; did you mean 'privacy'"):
+        DEFAULT.type_index("privcy")
+
+
+def test_hints_and_answers_name_the_risk():
+    assert DEFAULT.hint("clean", 0) == ""
+    hints = {DEFAULT.hint("privacy", level) for level in (1, 2, 3)}
+    assert len(hints) == 3 and all("private data of a person" in hint for hint in hints)
+    assert all("private data" in text and "{" not in text for text in DEFAULT.answers("privacy", 2))
+
+
+def test_yaml_round_trip(tmp_path):
+    path = tmp_path / "t.yaml"
+    path.write_text(DEFAULT.to_yaml(), encoding="utf-8")
+    assert Taxonomy.from_yaml(path) == DEFAULT
+
+
+def change(edit):
+    data = copy.deepcopy(DEFAULT.to_dict())
+    edit(data)
+    return data
+
+
+@pytest.mark.parametrize(
+    "edit,message",
+    [
+        (lambda d: d["types"].pop("clean"), "exactly one must be named 'clean'"),
+        (lambda d: d.update(typos=1), "unknown key 'typos'; did you mean 'types'"),
+        (lambda d: d.pop("levels"), "lacks the key 'levels'"),
+        (lambda d: d["types"]["privacy"].pop("hint"), "type 'privacy' lacks the key 'hint'"),
+        (lambda d: d["types"]["privacy"].update(level=9), "risk_level 9 of 'privacy'"),
+        (lambda d: d["levels"].append(d["levels"][1]), "level 'careful' is named twice"),
+        (lambda d: d.update(levels=d["levels"][:1]), "at least two levels"),
+        (lambda d: d.update(questions="what?"), "questions must be a list"),
+        (lambda d: d.update(types=["a"]), "types must be a mapping"),
+    ],
+)
+def test_broken_files_are_named(tmp_path, edit, message):
+    with pytest.raises(TaxonomyError, match=message):
+        Taxonomy.from_dict(change(edit))
+
+
+def test_a_missing_or_garbled_file_is_named(tmp_path):
+    with pytest.raises(TaxonomyError, match="nowhere.yaml"):
+        Taxonomy.from_yaml(tmp_path / "nowhere.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [", encoding="utf-8")
+    with pytest.raises(TaxonomyError, match="bad.yaml"):
+        Taxonomy.from_yaml(tmp_path / "bad.yaml")
