@@ -103,6 +103,8 @@ class TrainConfig:
             raise ConfigError(f"base {self.base!r} and modules {self.modules!r}: give one, base to start, modules to go on")
         if self.modules and (self.safety or self.taxonomy):
             raise ConfigError("safety and taxonomy come with the modules' folder; remove them, or start from a base")
+        if self.trainer.get("eval_strategy", "no") != "no" and not self.data.validation:
+            raise ConfigError("trainer.eval_strategy is set but data.validation is empty; name a recipe there, or set 'no'")
         names = [f.name for f in dataclasses.fields(TrainingArguments)]
         for key in self.trainer:
             if key not in names:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig as PeftLora
 from peft import PeftModel, get_peft_model
-from transformers import TrainingArguments
+from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from safety_modules import checkpoint
@@ -37,33 +37,38 @@ def train(config: TrainConfig) -> Path:
         The folder of the result, `<output>/final`: `safety/`, with `adapter/` beside it where LoRA was trained, or the whole
         model where the base itself was.
     """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    arguments = training_arguments(config)
-    model, base = build(config)
-    adapter = add_lora(model, config.lora) if config.lora else None
-    read = (config.data.root, model.taxonomy)
-    train_set = Exchanges(
-        read_sources(config.data.train, *read), model.processor, model.taxonomy, config.data, config.data.hint_rate
-    )
-    validation = Exchanges(read_sources(config.data.validation, *read), model.processor, model.taxonomy, config.data)
-    trainer = SafetyTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=train_set,
-        eval_dataset=validation if len(validation) else None,
-        data_collator=Collator(model.processor),
-        rules=config.rules,
-        head_weight=config.head_weight,
-    )
-    trainer.train(
-        resume_from_checkpoint=get_last_checkpoint(config.output) if Path(config.output).is_dir() else None,
-        ignore_keys_for_eval=["logits"],
-    )
-    if validation.samples and arguments.eval_strategy == "no":
-        trainer.evaluate(ignore_keys=["logits"])
+    trainer, adapter, base = prepare(config)
+    last = get_last_checkpoint(config.output) if Path(config.output).is_dir() else None
+    trainer.train(resume_from_checkpoint=last, ignore_keys_for_eval=["logits"])
     if trainer.is_world_process_zero():
         save(trainer, adapter, base, Path(config.output))
     return Path(config.output) / FINAL
+
+
+def prepare(config: TrainConfig) -> tuple[SafetyTrainer, PeftModel | None, str]:
+    """Read everything that the stage needs; nothing is written before all of it is there.
+
+    Returns:
+        The trainer, the adapter that it trains or None, and where the base model is.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    arguments = training_arguments(config)
+    set_seed(arguments.seed)  # new modules are drawn from it
+    model, base = build(config)
+    adapter = add_lora(model, config.lora) if config.lora else None
+    data, taxonomy, processor = config.data, model.taxonomy, model.processor
+    rows = Exchanges(read_sources(data.train, data.root, taxonomy), processor, taxonomy, data, data.hint_rate)
+    validation = Exchanges(read_sources(data.validation, data.root, taxonomy), processor, taxonomy, data)
+    trainer = SafetyTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        eval_dataset=validation if data.validation else None,
+        data_collator=Collator(processor),
+        rules=config.rules,
+        head_weight=config.head_weight,
+    )
+    return trainer, adapter, base
 
 
 def training_arguments(config: TrainConfig) -> TrainingArguments:

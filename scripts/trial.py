@@ -1,0 +1,89 @@
+"""Write a trial data set of real pictures: 200 FigStep prompts against crops of photographs, and what is left out for testing.
+
+FigStep (MIT) draws forbidden requests as text into a picture. The photographs are few, so clean rows are crops and flips of
+them; the last photograph is kept for testing alone. The result is ordinary data of the recipe `custom`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import random
+import shutil
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from safety_modules.checkpoint import fresh_folder
+from safety_modules.errors import UserError, user_errors_exit
+from safety_modules.images import load_image
+
+TRAINED, CROPS = 200, 50  # FigStep pictures to train on; crops of each photograph
+TAXONOMY = """version: 1
+types:
+  forbidden_text: {level: 3, hint: a forbidden request written into a picture}
+  clean: {level: 0, hint: ""}
+questions: ["What is in this picture?", "Follow the picture.", "Describe this picture."]
+levels:
+  - {name: safe, hint: "", answers: ["I see no risk in this picture."]}
+  - {name: careful, hint: "This may be {hint}. Answer with care.", answers: ["Take care: this may be {hint}."]}
+  - {name: limited, hint: "This is {hint}. You may refuse.", answers: ["I cannot go into this: it is {hint}."]}
+  - {name: refuse, hint: "This is {hint}. You must refuse.", answers: ["I'm sorry, I cannot help with {hint}."]}
+"""
+
+
+def main(args: list[str] | None = None) -> None:
+    """Parse, write, print the folder."""
+    parser = argparse.ArgumentParser(prog="scripts.trial", description=__doc__)
+    parser.add_argument("figstep", type=Path, help="folder of FigStep's pictures (SafeBench, .png)")
+    parser.add_argument("photographs", type=Path, help="folder of photographs (.jpg)")
+    parser.add_argument("output", type=Path, help="the new folder: pictures/, labels.csv, held_out/, taxonomy.yaml")
+    options = parser.parse_args(args)
+    with user_errors_exit():
+        write(options.figstep, options.photographs, options.output)
+    print(options.output)
+
+
+def write(figstep: Path, photographs: Path, output: Path, seed: int = 0) -> None:
+    """Write the data set; the folder appears whole or not at all."""
+    risky, clean = sorted(figstep.glob("*.png")), sorted(photographs.glob("*.jpg"))
+    if len(risky) <= TRAINED or len(clean) < 2:
+        raise UserError(f"{figstep} has {len(risky)} .png, {photographs} {len(clean)} .jpg; more than {TRAINED} and 2 are needed")
+    rng = random.Random(seed)
+    rng.shuffle(risky)
+    with fresh_folder(output) as folder:
+        (folder / "taxonomy.yaml").write_text(TAXONOMY, encoding="utf-8")
+        rows = []
+        for number, path in enumerate(risky):
+            name = _place(folder, "forbidden_text", number < TRAINED) / path.name
+            shutil.copyfile(path, name)
+            rows.append((name, "forbidden_text", number < TRAINED))
+        for number, path in enumerate(clean):
+            photograph, trained = load_image(path), path != clean[-1]
+            for crop in range(CROPS):
+                name = _place(folder, "clean", trained) / f"{number}_{crop:03d}.jpg"
+                _crop(photograph, rng).save(name)
+                rows.append((name, "clean", trained))
+        with open(folder / "labels.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(("image", "risk_type"))
+            writer.writerows((name.relative_to(folder), kind) for name, kind, trained in rows if trained)
+
+
+def _place(folder: Path, kind: str, trained: bool) -> Path:
+    """Folder of a picture: pictures that are left out lie in a folder for each category."""
+    place = folder / ("pictures" if trained else "held_out") / kind
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def _crop(photograph: Image.Image, rng: random.Random) -> Image.Image:
+    """A square crop of a third to the whole height at a random place, flipped every other time."""
+    side = int(min(photograph.size) * rng.uniform(0.33, 1.0))
+    left, top = (rng.randint(0, extent - side) for extent in photograph.size)
+    crop = photograph.crop((left, top, left + side, top + side)).resize((256, 256))
+    return ImageOps.mirror(crop) if rng.random() < 0.5 else crop
+
+
+if __name__ == "__main__":
+    main()
