@@ -50,6 +50,7 @@ def test_bad_table_is_named_with_its_reason(tmp_path, name, data, reason):
 
 
 def test_bad_parquet_is_named_with_its_reason(tmp_path):
+    pytest.importorskip("pyarrow")
     (tmp_path / "labels.parquet").write_bytes(b"PAR1 and more")
     assert "labels.parquet: cannot be read as Parquet" in fault(tmp_path)
     assert "rename 'img' to 'image'" in fault(parquet(tmp_path, {"img": ["a.png"], "risk_type": ["clean"]}))
@@ -64,7 +65,7 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_misspelt_optional_column_is_logged_and_others_are_not(tmp_path, caplog):
-    write(tmp_path, "image,question,anwser,id,risk_type", ",Q,A,1,clean")
+    write(tmp_path, "image,question,questions,anwser,id,risk_type", ",Q,Q,A,1,clean")
     with caplog.at_level(logging.WARNING):
         rows(tmp_path)
     assert [record.getMessage().split(": ")[1] for record in caplog.records] == [
