@@ -55,7 +55,9 @@ def test_the_arrows_of_the_house(path):
 
 @pytest.mark.parametrize("module", LEAVES)
 def test_leaves_of_the_library(module):
-    ours = {name.split(".")[1] for name in imports(ROOT / "safety_modules" / f"{module}.py") if name.startswith("safety_modules.")}
+    ours = {
+        name.split(".")[1] for name in imports(ROOT / "safety_modules" / f"{module}.py") if name.startswith("safety_modules.")
+    }
     assert ours - {"errors"} <= LEAVES[module]
 
 
