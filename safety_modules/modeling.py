@@ -94,6 +94,8 @@ class SafeVLM(nn.Module):
     of the base's own projector (a hook there), and gives the ids `<safety_0>`... their vectors (a hook on the embedding).
     """
 
+    accepts_loss_kwargs = True  # Trainer then counts the supervised tokens of the whole step
+
     def __init__(self, base: PreTrainedModel, processor: SafeProcessor, config: SafetyConfig, taxonomy: Taxonomy) -> None:
         """Args: base: of a family in BACKBONES. processor: made with `config.llm_tokens`."""
         super().__init__()
@@ -153,6 +155,10 @@ class SafeVLM(nn.Module):
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None) -> None:
         """Trade time for memory in the base; called by Trainer."""
         self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+
+    def tie_weights(self) -> None:
+        """Tie what the base ties; called by Trainer after it has loaded a checkpoint."""
+        self.base.tie_weights()
 
     def forward(
         self,

@@ -123,11 +123,19 @@ def read_config(args: list[str] | None = None) -> TrainConfig:
         parser.add_class_arguments(TrainConfig)
         values = vars(parser.instantiate(parser.parse_args(args)))
         return TrainConfig(**{name: value for name, value in values.items() if name != "config"})
-    except ArgumentError as error:
-        message = " ".join(str(error).split())
-        unknown = re.search(r"option '([^']+)'", message)
+    except ConfigError:
+        raise
+    except (ArgumentError, ValueError) as error:
+        unknown = re.search(r"[oO]ption '([^']+)'", str(error))
         near = f"; {nearest(unknown[1], _names())}" if unknown else ""
-        raise ConfigError(f"{' '.join(args or [])}: {message}{near}") from error
+        raise ConfigError(f"{' '.join(args or [])}: {_reason(error)}{near}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The message on one line; of a value that fits no type of a union, what its own type had against it."""
+    reasons = [line.strip(" -") for line in str(error).splitlines() if line.strip().startswith("- ")]
+    reasons = [reason for reason in reasons if "NoneType" not in reason]
+    return " ".join((reasons[0] if reasons else str(error)).split())
 
 
 def _names() -> list[str]:

@@ -24,7 +24,10 @@ class SafetyTrainer(Trainer):
     """
 
     def __init__(self, *args: object, rules: dict[str, float | None], head_weight: float, **trainer: object) -> None:
-        self.groups = param_groups(trainer["model"], rules)
+        model = trainer["model"]
+        self.groups = param_groups(model, rules)
+        self.trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        model._keys_to_ignore_on_save = [name for name in model.state_dict() if name not in self.trained]  # what Trainer asks for
         self.head_weight = head_weight
         self.terms: dict[str, list[Tensor]] = defaultdict(list)
         super().__init__(*args, compute_metrics=measure, **trainer)
@@ -50,10 +53,10 @@ class SafetyTrainer(Trainer):
         """
         labels, risk_type, risk_level = (inputs[name] for name in TARGETS)
         output = model(**{name: value for name, value in inputs.items() if name not in TARGETS})
-        parts = self.current_gradient_accumulation_steps if model.training else 1
-        tokens = num_items_in_batch if model.training else None
-        if tokens is not None:
-            tokens = tokens / self.accelerator.num_processes  # gradients are averaged over the processes
+        parts, tokens = 1, None
+        if model.training and num_items_in_batch is not None:
+            parts = self.current_gradient_accumulation_steps
+            tokens = num_items_in_batch / self.accelerator.num_processes  # gradients are averaged over the processes
         losses = safety_losses(
             output.logits,
             labels,
@@ -84,8 +87,7 @@ class SafetyTrainer(Trainer):
         state = self.accelerator.get_state_dict(wrapped)  # a collective: every process takes part
         if self.args.should_save:
             folder.mkdir(parents=True, exist_ok=True)
-            trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
-            kept = {name: value.detach().cpu().contiguous() for name, value in state.items() if name in trained}
+            kept = {name: value.detach().cpu().contiguous() for name, value in state.items() if name in self.trained}
             save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
 
 
