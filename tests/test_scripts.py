@@ -125,7 +125,7 @@ def test_torchrun_trains_on_two_processes(bases, tmp_path):
         "trainer": {"max_steps": 3, "per_device_train_batch_size": 2, "logging_steps": 1, "report_to": "none"},
     }
     (tmp_path / "c.yaml").write_text(json.dumps(config))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*command, "-m", "train.run", "--config", str(tmp_path / "c.yaml")],
         cwd=ROOT,

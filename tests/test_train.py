@@ -12,7 +12,7 @@ from safety_modules.config import ConfigError
 from safety_modules.taxonomy import Taxonomy
 from train.config import TrainConfig, read_config
 from train.data import Exchanges, read_sources
-from train.run import build, main, prepare, train
+from train.run import build, main, prepare, train, training_arguments
 
 TYPES = ("privacy", "clean", "insults")
 SHAPE = [
@@ -191,6 +191,12 @@ def test_a_wrong_configuration_ends_with_one_line_and_code_2(tmp_path, capsys, c
     assert exit_.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
     assert re.search(message, error), error
     assert not (tmp_path / "run").exists()
+
+
+def test_a_bare_no_of_yaml_is_no(table, tmp_path):
+    made = config(table, tmp_path / "run", STAGE1, "--base", "x", "--trainer.eval_strategy", "no", "--trainer.use_cpu", "true")
+    assert made.trainer["eval_strategy"] is False
+    assert training_arguments(made).eval_strategy == "no"
 
 
 def test_numbers_of_yaml_arrive_as_numbers(tmp_path):

@@ -83,6 +83,7 @@ class TrainConfig:
         safety: shape of new modules; only with base.
         taxonomy: file of the categories, the paper's where null; only with base.
         lora: adapters to train, or null for none.
+        attention: of the base: "sdpa", "eager", "flash_attention_2", ..., or null for what transformers chooses.
         head_weight: factor of the two head losses. 10, which is only in PSA-VLM's release.
         trainer: any field of transformers.TrainingArguments.
     """
@@ -95,6 +96,7 @@ class TrainConfig:
     safety: SafetyConfig | None = None
     taxonomy: str | None = None
     lora: LoraConfig | None = None
+    attention: str | None = None
     head_weight: float = 10.0
     trainer: dict[str, Any] = field(default_factory=dict)
 
@@ -103,7 +105,7 @@ class TrainConfig:
             raise ConfigError(f"base {self.base!r} and modules {self.modules!r}: give one, base to start, modules to go on")
         if self.modules and (self.safety or self.taxonomy):
             raise ConfigError("safety and taxonomy come with the modules' folder; remove them, or start from a base")
-        if self.trainer.get("eval_strategy", "no") != "no" and not self.data.validation:
+        if self.trainer.get("eval_strategy", "no") not in ("no", False) and not self.data.validation:
             raise ConfigError("trainer.eval_strategy is set but data.validation is empty; name a recipe there, or set 'no'")
         names = [f.name for f in dataclasses.fields(TrainingArguments)]
         for key in self.trainer:

@@ -27,7 +27,7 @@ from train.run import train
 BASE = Path(__file__).parents[1] / "data_recipes" / "riskworld" / "base"
 CONFIGS = Path(__file__).with_name("configs")
 JUDGE = PhraseJudge()
-SIZES = {"train": 8000, "validation": 800, "test": 1700, "ood": 2600}
+SIZES = {"train": 16000, "validation": 800, "test": 1700, "ood": 2600}
 SHORT = {"train": 640, "validation": 160, "test": 320, "ood": 160}  # shows that it runs; reaches no target
 STAGES = ("base", "stage1", "stage2")
 SPLITS = {"test": None, "ood": ("variant", "background")}  # split -> what is unlike training in the rows to measure; None: all

@@ -55,6 +55,8 @@ def prepare(config: TrainConfig) -> tuple[SafetyTrainer, PeftModel | None, str]:
     arguments = training_arguments(config)
     set_seed(arguments.seed)  # new modules are drawn from it
     model, base = build(config)
+    if config.attention:
+        model.base.set_attn_implementation(config.attention)
     adapter = add_lora(model, config.lora) if config.lora else None
     data, taxonomy, processor = config.data, model.taxonomy, model.processor
     rows = Exchanges(read_sources(data.train, data.root, taxonomy), processor, taxonomy, data, data.hint_rate)
@@ -82,7 +84,8 @@ def training_arguments(config: TrainConfig) -> TrainingArguments:
         "save_total_limit": 2,
         **config.trainer,
     }
-    return TrainingArguments(**values)
+    # YAML reads a bare `no` as false
+    return TrainingArguments(**{k: "no" if k.endswith("_strategy") and v is False else v for k, v in values.items()})
 
 
 def build(config: TrainConfig) -> tuple[SafeVLM, str]:
