@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import time
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from train.run import train
 BASE = Path(__file__).parents[1] / "data_recipes" / "riskworld" / "base"
 CONFIGS = Path(__file__).with_name("configs")
 JUDGE = PhraseJudge()
-SIZES = {"train": 16000, "validation": 800, "test": 1700, "ood": 2600}
+SIZES = {"train": 32000, "validation": 800, "test": 1700, "ood": 2600}
 SHORT = {"train": 640, "validation": 160, "test": 320, "ood": 160}  # shows that it runs; reaches no target
 STAGES = ("base", "stage1", "stage2")
 SPLITS = {"test": None, "ood": ("variant", "background")}  # split -> what is unlike training in the rows to measure; None: all
@@ -101,6 +102,7 @@ def run(output: Path, short: bool = False, seed: int = 0) -> Report:
     seconds = {"world": time.perf_counter() - start}
     folders = {"base": BASE}
     for stage in STAGES[1:]:
+        shutil.rmtree(output / stage, ignore_errors=True)  # a demo never goes on from another one's checkpoint
         start = time.perf_counter()
         source = ["--base", str(BASE)] if stage == "stage1" else ["--modules", str(folders["stage1"])]
         shared = ["--output", str(output / stage), "--data.root", str(output / "data"), "--trainer.seed", str(seed)]
