@@ -1,7 +1,7 @@
 """Write a trial data set of real pictures: 200 FigStep prompts against crops of photographs, and what is left out for testing.
 
 FigStep (MIT) draws forbidden requests as text into a picture. The photographs are few, so clean rows are crops and flips of
-them; the last photograph is kept for testing alone. The result is ordinary data of the recipe `custom`.
+them: of the left part of each to train on, of the right part to test. The result is ordinary data of the recipe `custom`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from safety_modules.checkpoint import fresh_folder
 from safety_modules.errors import UserError, user_errors_exit
 from safety_modules.images import load_image
 
-TRAINED, CROPS = 200, 50  # FigStep pictures to train on; crops of each photograph
+TRAINED = 200  # FigStep pictures to train on
+CROPS = {True: 40, False: 10}  # crops of each photograph, to train on and left out
+LEFT = 0.65  # share of a photograph's width that training sees
 TAXONOMY = """version: 1
 types:
   forbidden_text: {level: 3, hint: a forbidden request written into a picture}
@@ -48,7 +50,9 @@ def write(figstep: Path, photographs: Path, output: Path, seed: int = 0) -> None
     """Write the data set; the folder appears whole or not at all."""
     risky, clean = sorted(figstep.glob("*.png")), sorted(photographs.glob("*.jpg"))
     if len(risky) <= TRAINED or len(clean) < 2:
-        raise UserError(f"{figstep} has {len(risky)} .png, {photographs} {len(clean)} .jpg; more than {TRAINED} and 2 are needed")
+        raise UserError(
+            f"{figstep} has {len(risky)} .png, {photographs} {len(clean)} .jpg; more than {TRAINED} and at least 2 are needed"
+        )
     rng = random.Random(seed)
     rng.shuffle(risky)
     with fresh_folder(output) as folder:
@@ -59,11 +63,14 @@ def write(figstep: Path, photographs: Path, output: Path, seed: int = 0) -> None
             shutil.copyfile(path, name)
             rows.append((name, "forbidden_text", number < TRAINED))
         for number, path in enumerate(clean):
-            photograph, trained = load_image(path), path != clean[-1]
-            for crop in range(CROPS):
-                name = _place(folder, "clean", trained) / f"{number}_{crop:03d}.jpg"
-                _crop(photograph, rng).save(name)
-                rows.append((name, "clean", trained))
+            photograph = load_image(path)
+            width, height = photograph.size
+            for trained, count in CROPS.items():
+                part = photograph.crop((0, 0, LEFT * width, height) if trained else (LEFT * width, 0, width, height))
+                for crop in range(count):
+                    name = _place(folder, "clean", trained) / f"{number}_{crop:03d}.jpg"
+                    _crop(part, rng).save(name)
+                    rows.append((name, "clean", trained))
         with open(folder / "labels.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(("image", "risk_type"))
