@@ -34,7 +34,7 @@ def lm_loss(logits: Tensor, labels: Tensor, tokens: Tensor | float | None = None
 
 
 def safety_losses(
-    logits: Tensor,
+    logits: Tensor | None,
     labels: Tensor,
     type_logits: Tensor,
     level_logits: Tensor,
@@ -48,13 +48,13 @@ def safety_losses(
     Source: PSA-VLM section 3.3 gives the sum; the factor, 10, is only in the release.
 
     Args:
-        logits: (B, T, V). labels: (B, T), -100 where nothing is to be learned.
+        logits: (B, T, V), or None where the head alone was run: lm is then 0. labels: (B, T), -100 where nothing is learned.
         type_logits: (B, types). level_logits: (B, levels).
         risk_type, risk_level: (B,), class indices.
         head_weight: factor of the two head terms, from 0.
         tokens: see `lm_loss`.
     """
-    lm = lm_loss(logits, labels, tokens)
+    lm = type_logits.new_zeros(()) if logits is None else lm_loss(logits, labels, tokens)
     types = functional.cross_entropy(type_logits.float(), risk_type)
     levels = functional.cross_entropy(level_logits.float(), risk_level)
     return Losses(lm + head_weight * (types + levels), lm, types, levels)

@@ -13,11 +13,11 @@ from transformers.utils import ModelOutput
 
 from safety_modules.backbones import BACKBONES
 from safety_modules.config import ConfigError, SafetyConfig
-from safety_modules.head import HeadOutput, SafetyHead
+from safety_modules.head import HeadOutput
+from safety_modules.modules import SafetyModules, gather_marked, readings
 from safety_modules.processing import SafeProcessor
-from safety_modules.projector import build_projector
 from safety_modules.taxonomy import Taxonomy, nearest
-from safety_modules.tokens import SafetyTokens, TokenEmbedding
+from safety_modules.tokens import TokenEmbedding
 
 
 @dataclass
@@ -27,64 +27,6 @@ class SafeOutput(ModelOutput):
     logits: Tensor | None = None
     type_logits: Tensor | None = None
     level_logits: Tensor | None = None
-
-
-class SafetyModules(nn.Module):
-    """All that is trained in stage 1: safety projector, two sets of safety tokens, safety head.
-
-    Source: PSA-VLM supplement A. Widths follow the base; several pictures of one exchange are judged one by one with the
-    question, and the riskiest counts (the paper has one picture in each exchange).
-    """
-
-    def __init__(self, config: SafetyConfig, taxonomy: Taxonomy, vision_width: int, language_width: int) -> None:
-        """Args: vision_width: V. language_width: D."""
-        super().__init__()
-        self.projector = build_projector(config, vision_width, language_width)
-        self.head_tokens = SafetyTokens(config.head_tokens, language_width)
-        self.llm_tokens = SafetyTokens(config.llm_tokens, language_width)
-        self.head = SafetyHead(config, language_width, len(taxonomy.types), len(taxonomy.levels))
-        self.clean_index = taxonomy.clean_index
-
-    def forward(self, features: Tensor | None, owner: Tensor, text: Tensor, text_mask: Tensor, first: Tensor) -> HeadOutput:
-        """Judge a batch of exchanges.
-
-        Args:
-            features: (N, P, V) of all pictures of the batch, N from 0.
-            owner: (N,), the exchange of each picture, ascending.
-            text: (B, T, D), embeddings of the questions. text_mask: (B, T).
-            first: (B, D), embedding of each text's first position.
-
-        Returns:
-            Scores (B, types) and (B, levels).
-        """
-        rows = len(text)
-        # Without a picture the projector still takes part (times zero), so that every rank has the same graph.
-        seen = self.projector(features if len(features) else features.new_zeros(1, *features.shape[1:]))  # (N, P', D)
-        bare = torch.ones(rows, dtype=torch.bool, device=owner.device).index_fill(0, owner, False)  # (B,)
-        alone = bare.nonzero().squeeze(1)  # exchanges without a picture
-        unit = torch.cat([owner, alone])  # (U,) the exchange of each unit to judge
-        blank = seen[:1].expand(len(alone), -1, -1) * 0.0
-        views = torch.cat([seen[: len(owner)], blank])  # (U, P', D)
-        there = torch.arange(len(unit), device=owner.device) < len(owner)  # (U,)
-        tokens = self.head_tokens.batch(len(unit)).to(views.dtype)  # (U, K, D)
-        mask = torch.cat([there.new_ones(tokens.shape[:2]), there[:, None].expand(-1, views.shape[1])], dim=1)
-        keys = torch.cat([tokens, views], dim=1)  # (U, K + P', D)
-        scores = self.head(keys, mask, text[unit], text_mask[unit], first[unit])
-        return self._riskiest(scores, unit, rows)
-
-    def _riskiest(self, scores: HeadOutput, unit: Tensor, rows: int) -> HeadOutput:
-        """The unit of each exchange with the highest odds against clean: (U, ...) -> (B, ...)."""
-        if len(unit) == rows:  # one unit in each exchange: only put them in order
-            order = unit.argsort()
-            return HeadOutput(scores.type_logits[order], scores.level_logits[order])
-        logits = scores.type_logits.detach().float()
-        clean = logits[:, self.clean_index]
-        risky = logits.index_fill(1, torch.tensor(self.clean_index, device=unit.device), -torch.inf).logsumexp(1)
-        odds = (
-            (risky - clean).expand(rows, -1).masked_fill(unit != torch.arange(rows, device=unit.device).unsqueeze(1), -torch.inf)
-        )  # (B, U)
-        best = odds.argmax(1)  # (B,)
-        return HeadOutput(scores.type_logits[best], scores.level_logits[best])
 
 
 class SafeVLM(nn.Module):
@@ -168,6 +110,7 @@ class SafeVLM(nn.Module):
         images_per_row: Tensor,
         pixel_values: Tensor | None = None,
         image_sizes: Tensor | None = None,
+        features: Tensor | None = None,
     ) -> SafeOutput:
         """Language-model logits and the head's scores, with one pass of the vision tower.
 
@@ -176,7 +119,11 @@ class SafeVLM(nn.Module):
             images_per_row: (B,).
             pixel_values: of all images of the batch, as the base wants them; None without any.
             image_sizes: (n, 2), LLaVA-NeXT only.
+            features: (N, P, V) from `features`, in place of pixel_values: the head alone judges, `logits` is None.
         """
+        if features is not None:
+            scores = self._judge([features], input_ids, attention_mask, question_mask, images_per_row, image_sizes)
+            return SafeOutput(None, *scores)
         with self._capturing() as captured:
             output = self.base(
                 input_ids=input_ids,
@@ -185,7 +132,7 @@ class SafeVLM(nn.Module):
                 **_pictures(pixel_values, image_sizes),
             )
         scores = self._judge(captured, input_ids, attention_mask, question_mask, images_per_row, image_sizes)
-        return SafeOutput(output.logits, scores.type_logits, scores.level_logits)
+        return SafeOutput(output.logits, *scores)
 
     @torch.no_grad()
     def assess(
@@ -198,10 +145,16 @@ class SafeVLM(nn.Module):
         image_sizes: Tensor | None = None,
     ) -> HeadOutput:
         """The head's scores without a forward of the language model; arguments as in `forward`."""
+        features = self.features(pixel_values, image_sizes)
+        return self._judge([features], input_ids, attention_mask, question_mask, images_per_row, image_sizes)
+
+    @torch.no_grad()
+    def features(self, pixel_values: Tensor | None, image_sizes: Tensor | None = None) -> Tensor:
+        """What the head reads of pictures: (N, P, V), the input of the base's projector, by a pass of the vision tower."""
         with self._capturing() as captured:
             if pixel_values is not None:
                 self.base.get_image_features(**_pictures(pixel_values, image_sizes))
-        return self._judge(captured, input_ids, attention_mask, question_mask, images_per_row, image_sizes)
+        return torch.cat(captured) if captured else self._no_features()
 
     @torch.no_grad()
     def generate(
@@ -261,29 +214,19 @@ class SafeVLM(nn.Module):
         tiles = torch.tensor(self.backbone.tiles(self.config, images, image_sizes), dtype=torch.long, device=input_ids.device)
         owner = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(images_per_row)  # (images,)
         owner = owner.repeat_interleave(tiles)  # (N,)
-        features = torch.cat(captured) if captured else self._no_features(input_ids.device, dtype)
-        ids, mask = gather_marked(input_ids, question_mask)
+        features = torch.cat(captured) if captured else self._no_features()
+        reader, marks = readings(question_mask)
+        ids, mask = gather_marked(input_ids[reader], marks)
         start = input_ids.gather(1, attention_mask.argmax(1, keepdim=True))  # (B, 1) the first position that is no padding
         embed = self.base.get_input_embeddings()
-        text = embed(torch.cat([ids, start], dim=1)).to(dtype)  # (B, T + 1, D)
-        return self.safety(features.to(dtype), owner, text[:, :-1], mask, text[:, -1])
+        text = embed(torch.cat([ids, start[reader]], dim=1)).to(dtype)  # (R, T + 1, D)
+        return self.safety(features.to(dtype), owner, text[:, :-1], mask, text[:, -1], reader, len(input_ids))
 
-    def _no_features(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+    def _no_features(self) -> Tensor:
         """(0, P, V) for a batch without pictures."""
         vision = self.config.vision_config
         patches = (vision.image_size // vision.patch_size) ** 2
-        return torch.zeros(0, patches, self.backbone.vision_width(self.config), device=device, dtype=dtype)
-
-
-def gather_marked(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Move the marked tokens of each row to the front, and cut the rest.
-
-    Args: ids, mask: (B, T).
-    Returns: ids (B, Q) and mask (B, Q), Q the most marks in a row.
-    """
-    width = int(mask.sum(1).max())
-    order = (~mask).to(torch.int8).argsort(dim=1, stable=True)[:, :width]  # (B, Q)
-    return ids.gather(1, order), mask.gather(1, order)
+        return torch.zeros(0, patches, self.backbone.vision_width(self.config), device=self.device)
 
 
 def load_base(base: str | Path, dtype: torch.dtype | str = "auto") -> PreTrainedModel:

@@ -79,6 +79,7 @@ class SafeProcessor:
         hint: str = "",
         max_length: int | None = None,
         row: str = "exchange",
+        pictures: bool = True,
     ) -> dict[str, Tensor]:
         """One exchange as tensors, unpadded.
 
@@ -88,11 +89,12 @@ class SafeProcessor:
             hint: a sentence for the system part, before the messages' own system text; "" for none.
             max_length: bound on T. A row that does not fit is an error; nothing is cut off.
             row: name of the exchange, for errors.
+            pictures: False leaves the pictures unread, one placeholder for each: for a head that reads stored features.
 
         Returns:
-            input_ids (T,); labels (T,), -100 but for the answer and its end token; question_mask (T,), True on the
-            users' texts; images_per_row (), n; and, where n > 0, pixel_values (n, ...) and image_sizes (n, 2) as the
-            base's processor makes them.
+            input_ids (T,); labels (T,), -100 but for the answer and its end token; question_mask (T,), the number of the
+            user's turn, from 1, on its texts and 0 elsewhere; images_per_row (), n; and, where n > 0, pixel_values (n, ...)
+            and image_sizes (n, 2) as the base's processor makes them.
 
         Raises:
             ProcessingError: naming `row`.
@@ -101,12 +103,12 @@ class SafeProcessor:
         structure, texts, asked, images = _read(messages, hint, row)
         prompt, spans = self._fill(self._render(structure, True), texts)
         ids, mask = self._encode(prompt, spans, asked)
-        pixels, lengths = self._pixels(images)
+        pixels, lengths = self._pixels(images) if pictures else ({}, [1] * len(images))
         ids, mask = self._expand(ids, mask, lengths, row)
         labels = [IGNORE] * len(ids)
         if answer is not None:
             target = self._answer(structure, answer)
-            ids, mask, labels = ids + target, mask + [False] * len(target), labels + target
+            ids, mask, labels = ids + target, mask + [0] * len(target), labels + target
         if max_length is not None and len(ids) > max_length:
             raise ProcessingError(
                 f"{row}: {len(ids)} tokens, of which {sum(lengths)} stand for images, are more than max_length "
@@ -129,7 +131,7 @@ class SafeProcessor:
         """
         length = max(len(row["input_ids"]) for row in rows)
         rows = [{**row, "attention_mask": torch.ones_like(row["input_ids"])} for row in rows]
-        fills = {"input_ids": self.tokenizer.pad_token_id, "labels": IGNORE, "question_mask": False, "attention_mask": 0}
+        fills = {"input_ids": self.tokenizer.pad_token_id, "labels": IGNORE, "question_mask": 0, "attention_mask": 0}
         batch = {name: torch.stack([_pad(row[name], length, fill, side) for row in rows]) for name, fill in fills.items()}
         pictures = [row for row in rows if "pixel_values" in row]
         if pictures:
@@ -177,7 +179,7 @@ class SafeProcessor:
             prompt += piece
         return prompt, spans
 
-    def _encode(self, prompt: str, spans: list[tuple[int, int, int]], asked: set[int]) -> tuple[list[int], list[bool]]:
+    def _encode(self, prompt: str, spans: list[tuple[int, int, int]], asked: dict[int, int]) -> tuple[list[int], list[int]]:
         """Token ids and the question mask; special tokens that a text wrote are put back as characters."""
         bos = self.tokenizer.bos_token
         encoded = self.tokenizer(
@@ -191,7 +193,7 @@ class SafeProcessor:
             plain = inside and token in self.special_ids
             piece = self._plain(prompt[start:end]) if plain else [token]
             ids += piece
-            mask += [not asked.isdisjoint(inside)] * len(piece)
+            mask += [max((asked.get(number, 0) for number in inside), default=0)] * len(piece)
         return ids, mask
 
     def _plain(self, text: str) -> list[int]:
@@ -221,22 +223,22 @@ class SafeProcessor:
             [len(list(run)) for is_image, run in runs if is_image],
         )
 
-    def _expand(self, ids: list[int], mask: list[bool], lengths: list[int], row: str) -> tuple[list[int], list[bool]]:
+    def _expand(self, ids: list[int], mask: list[int], lengths: list[int], row: str) -> tuple[list[int], list[int]]:
         """Repeat each image placeholder as often as its image has features."""
         places = ids.count(self.image_token_id)
         if places != len(lengths):
             raise ProcessingError(f"{row}: {len(lengths)} images but {places} placeholders in the template; check its messages")
         left, out_ids, out_mask = iter(lengths), [], []
-        for token, asked in zip(ids, mask):
+        for token, turn in zip(ids, mask):
             count = next(left) if token == self.image_token_id else 1
             out_ids += [token] * count
-            out_mask += [asked] * count
+            out_mask += [turn] * count
         return out_ids, out_mask
 
 
-def _read(messages: Sequence[dict], hint: str, row: str) -> tuple[tuple, list[str], set[int], list]:
-    """Messages -> structure ((role, ("text" | "image", ...)), ...), texts, numbers of the users' texts, images."""
-    structure, texts, asked, images = [], [], set(), []
+def _read(messages: Sequence[dict], hint: str, row: str) -> tuple[tuple, list[str], dict[int, int], list]:
+    """Messages -> structure ((role, ("text" | "image", ...)), ...), texts, number of a user's text -> turn, images."""
+    structure, texts, asked, images, turn = [], [], {}, [], 0
     if hint:
         structure.append(("system", ("text",)))
         texts.append(hint)
@@ -246,6 +248,7 @@ def _read(messages: Sequence[dict], hint: str, row: str) -> tuple[tuple, list[st
             raise ProcessingError(f"{row}: role {role!r} of a message; valid roles: system, user, assistant")
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
         kinds = []
+        turn += role == "user"
         for part in parts or []:
             kind = part.get("type")
             if kind not in ("text", "image") or kind not in part:
@@ -256,7 +259,7 @@ def _read(messages: Sequence[dict], hint: str, row: str) -> tuple[tuple, list[st
                 images.append(part["image"])
             else:
                 if role == "user":
-                    asked.add(len(texts))
+                    asked[len(texts)] = turn
                 texts.append(part["text"])
             kinds.append(kind)
         if role == "system" and structure and structure[0][0] == "system" and kinds == ["text"]:
@@ -268,7 +271,7 @@ def _read(messages: Sequence[dict], hint: str, row: str) -> tuple[tuple, list[st
     return tuple(structure), texts, asked, images
 
 
-def _pad(row: Tensor, length: int, fill: int | bool, side: str) -> Tensor:
+def _pad(row: Tensor, length: int, fill: int, side: str) -> Tensor:
     """(T,) -> (length,)."""
     rest = torch.full((length - len(row),), fill, dtype=row.dtype)
     return torch.cat([row, rest] if side == "right" else [rest, row])

@@ -5,6 +5,7 @@ import tiny
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from safety_modules import SafePipeline, SafeVLM, Taxonomy, ask, checkpoint
@@ -121,6 +122,16 @@ def test_contract_9_damaged_and_partial_weights_are_refused(trained):
     weights.write_bytes(whole)
     meta["safety"]["head_tokens"] = 9
     (trained / "safety" / "config.json").write_text(json.dumps(meta))
+    with pytest.raises(CheckpointError, match="does not hold these modules"):
+        checkpoint.load(trained)
+
+
+@pytest.mark.parametrize("change", [lambda keys: keys.popitem(), lambda keys: keys.update(more=torch.zeros(1))])
+def test_contract_9_a_missing_and_an_extra_weight_are_refused(trained, change):
+    weights = trained / "safety" / "model.safetensors"
+    keys = load_file(weights)
+    change(keys)
+    save_file(keys, weights)
     with pytest.raises(CheckpointError, match="does not hold these modules"):
         checkpoint.load(trained)
 

@@ -20,6 +20,7 @@ LEAVES = {  # module of the library -> what it may take of ours; errors is every
     "tokens": set(),
     "projector": {"config"},
     "head": {"config"},
+    "modules": {"config", "head", "projector", "taxonomy", "tokens"},
     "losses": set(),
     "assessment": {"taxonomy"},
     "policy": {"taxonomy", "assessment"},

@@ -5,7 +5,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from safety_modules import SafePipeline, SafetyConfig, SafeVLM, Taxonomy, ask
 from safety_modules.config import ConfigError
-from safety_modules.modeling import gather_marked
+from safety_modules.modules import SafetyModules, gather_marked, readings
 from safety_modules.pipeline import ASSESS, GENERATE
 
 EXCHANGES = [
@@ -126,8 +126,6 @@ def test_widths_come_from_the_base_and_a_misfit_is_an_error(base):
 
 
 def test_the_real_shapes_are_the_papers_size():
-    from safety_modules.modeling import SafetyModules
-
     with torch.device("meta"):
         small = SafetyModules(SafetyConfig(), Taxonomy.default(), 1024, 4096)
         large = SafetyModules(SafetyConfig(), Taxonomy.default(), 1024, 5120)
@@ -141,3 +139,34 @@ def test_gather_marked_keeps_order():
     mask = torch.tensor([[False, True, False, True], [True, False, False, False]])
     front, kept = gather_marked(ids, mask)
     assert front[0].tolist() == [2, 4] and kept.tolist() == [[True, True], [True, False]] and front[1, 0] == 5
+
+
+def test_readings_are_all_turns_and_each_alone():
+    mask = torch.tensor([[0, 1, 1, 0, 0], [0, 1, 0, 2, 2], [0, 0, 0, 0, 0]])
+    reader, marks = readings(mask)
+    assert reader.tolist() == [0, 1, 1, 1, 2]
+    assert marks.int().tolist() == [[0, 1, 1, 0, 0], [0, 1, 0, 1, 1], [0, 1, 0, 0, 0], [0, 0, 0, 1, 1], [0, 0, 0, 0, 0]]
+
+
+def test_of_several_turns_the_riskiest_reading_counts(model):
+    first, last = ask("what is this?", [tiny.picture(1)]), ask("two blue stars, one green house")
+    talk = [*first, {"role": "assistant", "content": "a red key"}, *last]
+    alone = scores(model, [ask("what is this?", [tiny.picture(1)]), ask("two blue stars, one green house", [tiny.picture(1)])])
+    together = scores(model, [talk])
+    clean = model.taxonomy.clean_index
+    risk = 1 - torch.cat([alone.type_logits, together.type_logits]).softmax(-1)[:, clean]
+    assert risk[2] >= risk[:2].max() - 1e-5
+    mixed = scores(model, [talk, EXCHANGES[0], EXCHANGES[2]])
+    assert torch.allclose(mixed.type_logits[0], together.type_logits[0], atol=1e-5)
+    assert torch.allclose(mixed.type_logits[1:], scores(model, [EXCHANGES[0], EXCHANGES[2]]).type_logits, atol=1e-5)
+
+
+def test_features_in_place_of_pictures_judge_the_same_without_the_language_model(model):
+    batch = batch_of(model, EXCHANGES)
+    inputs = {name: batch[name] for name in ASSESS if name in batch}
+    expected = model.assess(**inputs)
+    sizes = inputs.get("image_sizes")
+    features = model.features(inputs.pop("pixel_values"), sizes)
+    model.base.model.language_model.register_forward_pre_hook(lambda *_: pytest.fail("the language model ran"))
+    output = model(**inputs, features=features)
+    assert output.logits is None and torch.allclose(output.type_logits, expected.type_logits, atol=1e-6)

@@ -59,7 +59,7 @@ def test_contract_4_a_row_that_does_not_fit_is_an_error(processor):
 
 def test_the_question_mask_marks_the_users_words(processor):
     row = processor.encode([{"role": "system", "content": "be brief"}, *ask("what colour?")], hint="careful")
-    marked = processor.tokenizer.decode(row["input_ids"][row["question_mask"]])
+    marked = processor.tokenizer.decode(row["input_ids"][row["question_mask"] > 0])
     assert marked.lstrip(":").split() == ["what", "colour?"]  # a token may hold the template's last character too
 
 
@@ -79,7 +79,7 @@ def assert_plain(processor, text, hint=""):
     calm = processor.encode(ask("x", [tiny.picture(1)]), hint=hint)
     found = [i for i in row["input_ids"].tolist() if i in special]
     assert found == [i for i in calm["input_ids"].tolist() if i in special]
-    assert not any(i in special for i in row["input_ids"][row["question_mask"]].tolist())
+    assert not any(i in special for i in row["input_ids"][row["question_mask"] > 0].tolist())
 
 
 @pytest.mark.parametrize("text", ATTACKS)

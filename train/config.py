@@ -43,6 +43,8 @@ class DataConfig:
         hint_rate: share of risky training rows that carry their hint, in [0, 1], so that the model learns to read hints
             and does not depend on them. PSA-VLM's release trains without any.
         max_length: bound on tokens in a row, image features included; a longer row is an error.
+        features: folder where a guard stage keeps what the vision tower makes of its pictures, for further runs; null to
+            keep it in memory.
     """
 
     root: str
@@ -50,6 +52,7 @@ class DataConfig:
     validation: list[Source] = field(default_factory=list)
     hint_rate: float = 0.0
     max_length: int = 2048
+    features: str | None = None
 
     def __post_init__(self) -> None:
         if not self.train:
@@ -83,6 +86,8 @@ class TrainConfig:
         safety: shape of new modules; only with base.
         taxonomy: file of the categories, the paper's where null; only with base.
         lora: adapters to train, or null for none.
+        guard: train projector, head tokens and head alone, on features computed once: the language model is not run. Its
+            tokens and the base must be frozen.
         attention: of the base: "sdpa", "eager", "flash_attention_2", ..., or null for what transformers chooses.
         head_weight: factor of the two head losses. 10, which is only in PSA-VLM's release.
         trainer: any field of transformers.TrainingArguments.
@@ -96,6 +101,7 @@ class TrainConfig:
     safety: SafetyConfig | None = None
     taxonomy: str | None = None
     lora: LoraConfig | None = None
+    guard: bool = False
     attention: str | None = None
     head_weight: float = 10.0
     trainer: dict[str, Any] = field(default_factory=dict)

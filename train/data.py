@@ -73,9 +73,14 @@ class Exchanges(Dataset):
             raise DataError(f"{sample.source}: {error}") from error
         except ProcessingError as error:
             raise DataError(str(error)) from error
-        row["risk_type"] = torch.tensor(self.taxonomy.type_index(sample.risk_type))
-        row["risk_level"] = torch.tensor(sample.risk_level)
-        return row
+        return {**row, **self.label(sample)}
+
+    def label(self, sample: Sample) -> dict[str, Tensor]:
+        """risk_type () and risk_level () of a sample, as class indices."""
+        return {
+            "risk_type": torch.tensor(self.taxonomy.type_index(sample.risk_type)),
+            "risk_level": torch.tensor(sample.risk_level),
+        }
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from safety_modules.modeling import SafeVLM
 from safety_modules.taxonomy import Taxonomy
 from train.config import LoraConfig, TrainConfig, read_config
 from train.data import Collator, Exchanges, read_sources
+from train.guard import FeatureCollator, Features
 from train.trainer import SafetyTrainer
 
 FINAL = "final"
@@ -61,16 +62,30 @@ def prepare(config: TrainConfig) -> tuple[SafetyTrainer, PeftModel | None, str]:
     data, taxonomy, processor = config.data, model.taxonomy, model.processor
     rows = Exchanges(read_sources(data.train, data.root, taxonomy), processor, taxonomy, data, data.hint_rate)
     validation = Exchanges(read_sources(data.validation, data.root, taxonomy), processor, taxonomy, data)
+    if config.guard:
+        rows, validation = (Features(part, model, data.features) for part in (rows, validation))
     trainer = SafetyTrainer(
         model=model,
         args=arguments,
         train_dataset=rows,
         eval_dataset=validation if data.validation else None,
-        data_collator=Collator(processor),
+        data_collator=(FeatureCollator if config.guard else Collator)(processor),
         rules=config.rules,
         head_weight=config.head_weight,
     )
+    if config.guard:
+        _check_guard(trainer.trained)
     return trainer, adapter, base
+
+
+def _check_guard(trained: set[str]) -> None:
+    """Refuse a guard stage that would train what it does not run."""
+    idle = sorted(name for name in trained if not name.startswith("safety.") or name.startswith("safety.llm_tokens."))
+    if idle:
+        raise ConfigError(
+            f"guard: the language model is not run, so {idle[0]!r} cannot be trained; freeze it with null in the rules, above "
+            "the rule that trains it"
+        )
 
 
 def training_arguments(config: TrainConfig) -> TrainingArguments:
