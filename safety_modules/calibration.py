@@ -1,27 +1,107 @@
-"""Calibration: the head's logits -> probabilities."""
+"""Calibration: the head's logits -> probabilities that can be trusted, and thresholds that keep a false-positive budget."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from safety_modules.assessment import Assessment
-from safety_modules.taxonomy import Taxonomy
+from safety_modules.errors import UserError
+from safety_modules.taxonomy import CLEAN, Taxonomy
+
+DENSE = 100  # ranks kept one by one; above, they grow by one in a hundred
+
+
+class CalibrationError(UserError):
+    """A calibration cannot be made or used; the message states the value, the rule and the remedy."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """One temperature for each of the head's two outputs; 1.0 leaves the logits as they are."""
+    """One temperature for each of the head's two outputs, and the highest scores of clean rows.
+
+    Source: temperature scaling (Guo et al., 2017); split conformal prediction (Vovk et al., 2005) for the thresholds. PSA-VLM
+    has neither.
+
+    Attributes:
+        type_temperature, level_temperature: divisors of the logits, above 0; 1.0 leaves them as they are.
+        clean_rows: n, how many clean rows the scores come from.
+        ranks: which of the n scores are kept, from 1, the highest; ascending.
+        scores: risk type -> score (see `Assessment.score`) of a clean row at each rank.
+    """
 
     type_temperature: float = 1.0
     level_temperature: float = 1.0
+    clean_rows: int = 0
+    ranks: tuple[int, ...] = ()
+    scores: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
+        for name in ("type_temperature", "level_temperature"):
+            value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-                raise ValueError(f"calibration {name}: {value!r} must be a number above 0")
+                raise CalibrationError(f"calibration {name}: {value!r} must be a number above 0")
+        for name, scores in self.scores.items():
+            if len(scores) != len(self.ranks) or list(scores) != sorted(scores, reverse=True):
+                raise CalibrationError(f"calibration scores of {name!r} must be {len(self.ranks)} numbers, the highest first")
+
+    @classmethod
+    def fit(
+        cls, type_logits: Tensor, level_logits: Tensor, risk_type: Tensor, risk_level: Tensor, taxonomy: Taxonomy
+    ) -> Calibration:
+        """Calibrate on labelled rows that the head was not trained on.
+
+        Args:
+            type_logits: (B, types). level_logits: (B, levels).
+            risk_type, risk_level: (B,), class indices.
+
+        Raises:
+            CalibrationError: no row, or no clean row.
+        """
+        clean = risk_type == taxonomy.clean_index
+        if not clean.any():
+            raise CalibrationError(
+                f"calibration has {len(risk_type)} rows and no clean one; thresholds need clean rows, add some"
+            )
+        types, levels = temperature(type_logits, risk_type), temperature(level_logits, risk_level)
+        found = cls(types, levels).assessments(type_logits[clean], level_logits[clean], taxonomy)
+        ranks = tuple(kept_ranks(len(found)))
+        scores = {
+            name: tuple(ordered[rank - 1] for rank in ranks)
+            for name in taxonomy.risky_names
+            for ordered in [sorted((row.score(name) for row in found), reverse=True)]
+        }
+        return cls(types, levels, len(found), ranks, scores)
+
+    def threshold(self, risk_type: str, budget: float) -> float:
+        """The lowest score at which a type may count as present, so that it does on at most `budget` of clean exchanges.
+
+        The guarantee is split conformal's: over draws of n clean rows and a further one alike, its score passes with
+        probability k / (n + 1) <= budget at most, k = floor(budget (n + 1)), whatever the head. The ranks do not depend on
+        the temperature, so fitting that on the same rows does not weaken it.
+
+        Args:
+            budget: share of clean exchanges, in (0, 1).
+
+        Raises:
+            CalibrationError: there are too few clean rows for this budget; the message says how many are needed.
+        """
+        if not 0 < budget < 1:
+            raise CalibrationError(f"budget {budget!r} is a share of clean exchanges and must be above 0 and below 1")
+        if risk_type not in self.scores:
+            raise CalibrationError(f"the calibration has no scores of {risk_type!r}; run scripts.calibrate on the checkpoint")
+        k = math.floor(budget * (self.clean_rows + 1) + 1e-9)
+        if k < 1:
+            raise CalibrationError(
+                f"a budget of {budget:g} for {risk_type!r} needs {rows_needed(budget)} clean rows, the calibration has "
+                f"{self.clean_rows}; calibrate on more clean rows, or raise the budget"
+            )
+        place = max(i for i, rank in enumerate(self.ranks) if rank <= k)
+        return math.nextafter(self.scores[risk_type][place], 2.0)  # only what is above the k-th highest clean score passes
 
     def assessments(self, type_logits: Tensor, level_logits: Tensor, taxonomy: Taxonomy) -> list[Assessment]:
         """Probabilities of each row.
@@ -29,8 +109,61 @@ class Calibration:
         Args:
             type_logits: (B, types). level_logits: (B, levels).
         """
-        types = torch.softmax(type_logits.float() / self.type_temperature, dim=-1).tolist()
-        levels = torch.softmax(level_logits.float() / self.level_temperature, dim=-1).tolist()
+        types = torch.softmax(type_logits.double() / self.type_temperature, dim=-1).tolist()
+        levels = torch.softmax(level_logits.double() / self.level_temperature, dim=-1).tolist()
         return [
             Assessment(dict(zip(taxonomy.type_names, type_row)), tuple(level_row)) for type_row, level_row in zip(types, levels)
         ]
+
+    def to_dict(self) -> dict:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict, taxonomy: Taxonomy) -> Calibration:
+        """The inverse of `to_dict`.
+
+        Raises:
+            CalibrationError: a key is missing or unknown, or the types are not the taxonomy's.
+        """
+        names = set(cls.__dataclass_fields__)
+        if not isinstance(data, dict) or data.keys() != names:
+            raise CalibrationError(f"calibration must have the keys {', '.join(sorted(names))}; run scripts.calibrate again")
+        if data["scores"] and list(data["scores"]) != taxonomy.risky_names:
+            raise CalibrationError(
+                f"calibration is of the types {', '.join(data['scores'])}, the taxonomy has {', '.join(taxonomy.risky_names)}; "
+                f"{CLEAN!r} apart they must be the same: run scripts.calibrate again"
+            )
+        scores = {name: tuple(row) for name, row in data["scores"].items()}
+        return cls(**{**data, "ranks": tuple(data["ranks"]), "scores": scores})
+
+
+def temperature(logits: Tensor, labels: Tensor) -> float:
+    """The divisor of the logits at which the labels are most likely, in 0.05 to 20.
+
+    Args:
+        logits: (B, C). labels: (B,).
+    """
+    from scipy.optimize import minimize_scalar  # slow to import, and only a calibration needs it
+
+    values = logits.double()
+    found = minimize_scalar(
+        lambda log: functional.cross_entropy(values / math.exp(log), labels).item(),
+        bounds=(math.log(0.05), math.log(20.0)),
+        method="bounded",
+    )
+    return math.exp(found.x)
+
+
+def rows_needed(budget: float) -> int:
+    """The fewest clean rows that a budget can be kept with: 1 / budget - 1, rounded up."""
+    return math.ceil(1 / budget - 1 - 1e-9)
+
+
+def kept_ranks(rows: int) -> list[int]:
+    """Ranks from 1 to `rows`: each of the first hundred, then ever further apart. A budget between two uses the lower rank."""
+    ranks, rank = [], 1
+    while rank <= rows:
+        ranks.append(rank)
+        rank += max(1, rank // DENSE)
+    return ranks

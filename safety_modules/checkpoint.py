@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,15 +15,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, PreTrainedModel
 
+from safety_modules.calibration import Calibration
 from safety_modules.config import SafetyConfig
 from safety_modules.errors import UserError
 from safety_modules.modeling import SafeVLM, load_base
+from safety_modules.policy import Policy
 from safety_modules.processing import SafeProcessor
 from safety_modules.taxonomy import Taxonomy, TaxonomyError
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 SAFETY, ADAPTER = "safety", "adapter"
 WEIGHTS, CONFIG, TAXONOMY = "model.safetensors", "config.json", "taxonomy.yaml"
+CALIBRATION, POLICY = "calibration.json", "policy.yaml"  # optional
 
 
 class CheckpointError(UserError):
@@ -130,6 +137,54 @@ def load(
     return safe.eval()
 
 
+def save_calibration(calibration: Calibration, folder: str | Path, about: dict) -> None:
+    """Write `folder/safety/calibration.json`, bound to the head's weights there.
+
+    Args:
+        about: plain values for a reader: the data set, the numbers before and after.
+    """
+    folder = Path(folder)
+    data = {"format": FORMAT, "head": _head_digest(folder), "about": about, "calibration": calibration.to_dict()}
+    write_text(folder / SAFETY / CALIBRATION, json.dumps(data) + "\n")
+
+
+def load_calibration(folder: str | Path, taxonomy: Taxonomy) -> Calibration:
+    """The folder's calibration; the identity where it has none.
+
+    Raises:
+        CheckpointError: it was made for other weights of the head.
+        CalibrationError: it does not fit the taxonomy.
+    """
+    path = Path(folder) / SAFETY / CALIBRATION
+    if not path.is_file():
+        return Calibration()
+    data = _json(path)
+    if data.get("head") != _head_digest(Path(folder)):
+        raise CheckpointError(f"{path}: was made for other weights of the head; run scripts.calibrate again, or delete the file")
+    return Calibration.from_dict(data.get("calibration"), taxonomy)
+
+
+def load_policy(folder: str | Path, taxonomy: Taxonomy, path: str | Path | None = None) -> Policy:
+    """A policy file, read with the folder's calibration; without a path the folder's own, and the default where it has none."""
+    own = Path(folder) / SAFETY / POLICY
+    calibration = load_calibration(folder, taxonomy)
+    chosen = path or (own if own.is_file() else None)
+    return Policy.from_yaml(chosen, taxonomy, calibration) if chosen else Policy.default(taxonomy)
+
+
+def carry(source: str | Path, target: str | Path) -> None:
+    """Copy calibration and policy of one folder's `safety/` to another's; the calibration only where the head is the same."""
+    source, target = Path(source) / SAFETY, Path(target) / SAFETY
+    names = [name for name in (CALIBRATION, POLICY) if (source / name).is_file()]
+    if CALIBRATION in names and _head_digest(source.parent) != _head_digest(target.parent):
+        logger.warning(
+            "%s: the head was trained on, so its calibration and policy are left behind; run scripts.calibrate", target
+        )
+        return
+    for name in names:
+        shutil.copyfile(source / name, target / name)
+
+
 def base_of(folder: str | Path) -> str:
     """Where the base model of a folder is, as its config says."""
     return _meta(Path(folder))["base"]
@@ -141,16 +196,28 @@ def _meta(folder: Path) -> dict:
             raise CheckpointError(
                 f"{folder}: no file {SAFETY}/{name}; give the folder that training or export wrote (it has a {SAFETY}/ in it)"
             )
-    path = folder / SAFETY / CONFIG
+    return _json(folder / SAFETY / CONFIG)
+
+
+def _json(path: Path) -> dict:
+    """A JSON file of this format."""
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CheckpointError(f"{path}: is not JSON ({error}); save the checkpoint again") from error
-    if meta.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path}: format {meta.get('format')!r}, but this version reads {FORMAT}; use the one that wrote it"
-        )
-    return meta
+        raise CheckpointError(f"{path}: is not JSON ({error}); write it again") from error
+    found = data.get("format") if isinstance(data, dict) else None
+    if found != FORMAT:
+        raise CheckpointError(f"{path}: format {found!r}, but this version reads {FORMAT}; use the one that wrote it")
+    return data
+
+
+def _head_digest(folder: Path) -> str:
+    """Of all weights that a verdict depends on: the modules' without the language model's tokens."""
+    digest = hashlib.sha256()
+    for name, value in sorted(load_file(folder / SAFETY / WEIGHTS).items()):
+        if not name.startswith("llm_tokens."):
+            digest.update(name.encode() + value.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _with_adapter(model: PreTrainedModel, folder: Path, merge: bool) -> PreTrainedModel:

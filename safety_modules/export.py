@@ -24,7 +24,7 @@ def export(
     dtype: torch.dtype | str = "auto",
     overwrite: bool = False,
 ) -> Path:
-    """Write a release: LoRA merged, safety tokens as vocabulary rows, processor, `safety/` and a model card.
+    """Write a release: LoRA merged, safety tokens as vocabulary rows, processor, `safety/` whole, and a model card.
 
     The result is an ordinary LLaVA folder in the llava-hf layout; transformers, vLLM and others load it without our code.
 
@@ -52,6 +52,7 @@ def export(
         _hub_layout(work)
         model.processor.save_pretrained(work)
         checkpoint.save_safety(model, work, base=".")
+        checkpoint.carry(folder, work)
         (work / "README.md").write_text(model_card(model, origin), encoding="utf-8")
     return Path(output)
 

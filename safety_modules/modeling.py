@@ -78,11 +78,13 @@ class SafeVLM(nn.Module):
         return cls(model, SafeProcessor.from_pretrained(model.name_or_path, config.llm_tokens), config, taxonomy)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, dtype: torch.dtype | str = "auto", base: str | Path | None = None) -> SafeVLM:
+    def from_pretrained(
+        cls, folder: str | Path, dtype: torch.dtype | str = "auto", base: str | Path | None = None, merge: bool = True
+    ) -> SafeVLM:
         """Load what training or export wrote; see `checkpoint.load`."""
         from safety_modules import checkpoint  # checkpoint builds SafeVLM: the import would be a circle at the top
 
-        return checkpoint.load(folder, dtype=dtype, base=base)
+        return checkpoint.load(folder, dtype=dtype, base=base, merge=merge)
 
     @property
     def config(self):  # noqa: ANN201 - the base's own class
@@ -185,6 +187,18 @@ class SafeVLM(nn.Module):
         """Ids that no answer may contain and that the base's vocabulary can score: the image's and the safety tokens'."""
         vocabulary = self.base.get_output_embeddings().weight.shape[0]
         return [i for i in (self.processor.image_token_id, *self.processor.safety_ids) if i < vocabulary]
+
+    @contextmanager
+    def without_adapters(self):  # noqa: ANN201 - a context manager's generator
+        """Switch off LoRA layers that are not merged: the language model is then the base's."""
+        layers = [module for module in self.base.modules() if hasattr(module, "lora_A")]
+        for layer in layers:
+            layer.enable_adapters(False)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
 
     @contextmanager
     def _capturing(self):  # noqa: ANN202 - a context manager's generator

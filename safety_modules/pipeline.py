@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from safety_modules import checkpoint
 from safety_modules.assessment import Assessment
 from safety_modules.calibration import Calibration
 from safety_modules.modeling import SafeVLM
@@ -28,7 +33,7 @@ class SafeResult:
 
     @property
     def action(self) -> str:
-        """allow, hint or refuse."""
+        """allow, hint, refuse or base."""
         return self.decision.action
 
 
@@ -37,25 +42,50 @@ class SafePipeline:
 
     Source: PSA-VLM section 3.4: a first pass of vision tower, safety projector and head chooses a hint, a second pass
     answers with it. Differs: the hint is a system sentence, and a policy decides whether there is one.
+
+    `policy` and `log` may be changed at any time, for the next call on.
     """
 
-    def __init__(self, model: SafeVLM, policy: Policy | None = None, calibration: Calibration | None = None) -> None:
-        """Args: policy: the default of the model's taxonomy where it is None. calibration: none where it is None."""
+    def __init__(
+        self,
+        model: SafeVLM,
+        policy: Policy | None = None,
+        calibration: Calibration | None = None,
+        log: Callable[[dict], None] | None = None,
+    ) -> None:
+        """Make a pipeline of parts.
+
+        Args:
+            policy: the default of the model's taxonomy where it is None.
+            calibration: none where it is None.
+            log: is given one record for each decision; see `record`, and `JsonLines` for a file.
+        """
         self.model = model.eval()
         self.policy = policy or Policy.default(model.taxonomy)
         self.calibration = calibration or Calibration()
+        self.log = log
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, policy: str | Path | None = None, device: str = "cpu", dtype: torch.dtype | str = "auto"
+        cls,
+        folder: str | Path,
+        policy: str | Path | None = None,
+        device: str = "cpu",
+        dtype: torch.dtype | str = "auto",
+        log: Callable[[dict], None] | None = None,
+        merge: bool = True,
     ) -> SafePipeline:
-        """Load an exported or trained folder.
+        """Load an exported or trained folder with its calibration.
 
         Args:
-            policy: a policy file, or None for the default policy.
+            policy: a policy file; None for the folder's own, `safety/policy.yaml`, or the default where it has none.
+            merge: merge LoRA weights, where the folder holds them apart. Unmerged is slower, and the action "base" then gives
+                the base's own answers to the token.
         """
-        model = SafeVLM.from_pretrained(folder, dtype=dtype).to(device)
-        return cls(model, Policy.from_yaml(policy, model.taxonomy) if policy else None)
+        model = SafeVLM.from_pretrained(folder, dtype=dtype, merge=merge).to(device)
+        taxonomy = model.taxonomy
+        chosen = checkpoint.load_policy(folder, taxonomy, policy)
+        return cls(model, chosen, checkpoint.load_calibration(folder, taxonomy), log)
 
     def assess(self, exchanges: Sequence[Sequence[dict]]) -> list[Assessment]:
         """Probabilities for each exchange (see `SafeProcessor` for messages); no language-model forward."""
@@ -63,36 +93,95 @@ class SafePipeline:
         scores = self.model.assess(**_pick(batch, ASSESS))
         return self.calibration.assessments(*scores, self.model.taxonomy)
 
-    def answer(self, exchanges: Sequence[Sequence[dict]], hints: Sequence[str], max_new_tokens: int = 256) -> list[str]:
-        """The model's greedy answers, with a hint (or "") for each exchange."""
+    def answer(
+        self, exchanges: Sequence[Sequence[dict]], hints: Sequence[str], max_new_tokens: int = 256, base: bool = False
+    ) -> list[str]:
+        """The model's greedy answers, with a hint (or "") for each exchange.
+
+        Args:
+            base: answer as the base does: no safety tokens, and no LoRA layers where they are not merged.
+        """
         if not exchanges:
             return []
-        batch = self._batch(exchanges, hints)
-        return self.model.processor.decode(self.model.generate(**_pick(batch, GENERATE), max_new_tokens=max_new_tokens))
+        batch = self._batch(exchanges, hints, tokens=not base)
+        with self.model.without_adapters() if base else nullcontext():
+            ids = self.model.generate(**_pick(batch, GENERATE), max_new_tokens=max_new_tokens)
+        return self.model.processor.decode(ids)
 
-    def __call__(self, exchanges: Sequence[Sequence[dict]], max_new_tokens: int = 256) -> list[SafeResult]:
+    def decide(self, exchanges: Sequence[Sequence[dict]], language: str = "") -> list[tuple[Assessment, Decision]]:
+        """Assess a batch of exchanges and ask the policy; every decision is logged."""
+        judged = [(assessment, self.policy.decide(assessment, language)) for assessment in self.assess(exchanges)]
+        if self.log is not None:
+            for assessment, decision in judged:
+                self.log(record(assessment, decision, self.policy))
+        return judged
+
+    def __call__(self, exchanges: Sequence[Sequence[dict]], max_new_tokens: int = 256, language: str = "") -> list[SafeResult]:
         """Answer a batch of exchanges.
 
         Args:
             exchanges: each a list of messages; see `SafeProcessor`.
             max_new_tokens: bound on an answer's length.
+            language: of hints and refusals, one of the policy's; "" for none in particular.
         """
-        assessments = self.assess(exchanges)
-        decisions = [self.policy.decide(assessment) for assessment in assessments]
-        ask = [i for i, decision in enumerate(decisions) if decision.action != "refuse"]
-        texts = self.answer([exchanges[i] for i in ask], [decisions[i].hint for i in ask], max_new_tokens)
-        answers = dict(zip(ask, texts))
-        return [
-            SafeResult(answers[i] if i in answers else self.policy.refuse(decisions[i]), assessments[i], decisions[i])
-            for i in range(len(exchanges))
-        ]
+        judged = self.decide(exchanges, language)
+        return self.finish(exchanges, judged, max_new_tokens, language)
 
-    def _batch(self, exchanges: Sequence[Sequence[dict]], hints: Sequence[str]) -> dict[str, Tensor]:
+    def finish(
+        self,
+        exchanges: Sequence[Sequence[dict]],
+        judged: Sequence[tuple[Assessment, Decision]],
+        max_new_tokens: int = 256,
+        language: str = "",
+        known: dict[int, str] | None = None,
+    ) -> list[SafeResult]:
+        """Answer exchanges that are decided already; arguments as in `__call__`.
+
+        Args:
+            known: number of an exchange -> its answer, where it need not be generated again.
+        """
+        answers = dict(known or {})
+        for base in (False, True):
+            ask = [
+                i
+                for i, (_, decision) in enumerate(judged)
+                if i not in answers and decision.action != "refuse" and (decision.action == "base") == base
+            ]
+            hints = [judged[i][1].hint for i in ask]
+            answers |= zip(ask, self.answer([exchanges[i] for i in ask], hints, max_new_tokens, base))
+        refusals = {i: self.policy.refuse(d, language) for i, (_, d) in enumerate(judged) if d.action == "refuse"}
+        answers |= refusals
+        return [SafeResult(answers[i], *pair) for i, pair in enumerate(judged)]
+
+    def _batch(self, exchanges: Sequence[Sequence[dict]], hints: Sequence[str], tokens: bool = True) -> dict[str, Tensor]:
         processor = self.model.processor
         rows = [
-            processor.encode(messages, hint=hint, row=f"exchange {i}") for i, (messages, hint) in enumerate(zip(exchanges, hints))
+            processor.encode(messages, hint=hint, row=f"exchange {i}", tokens=tokens)
+            for i, (messages, hint) in enumerate(zip(exchanges, hints))
         ]
         return {name: value.to(self.model.device) for name, value in processor.collate(rows, side="left").items()}
+
+
+@dataclass(frozen=True)
+class JsonLines:
+    """A log file: one JSON object on each line, appended whole, so that several processes can share it."""
+
+    path: Path
+
+    def __call__(self, entry: dict) -> None:
+        """Append an entry, with the time in seconds since 1970."""
+        line = json.dumps({"time": round(time.time(), 3), **entry}, ensure_ascii=False) + "\n"
+        handle = os.open(self.path, os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o600)
+        try:
+            os.write(handle, line.encode())
+        finally:
+            os.close(handle)
+
+
+def record(assessment: Assessment, decision: Decision, policy: Policy) -> dict:
+    """One decision for a log: probabilities, what fired and by which rule, and the policy's version. No text of a user."""
+    rule = {"policy_version": policy.version, "policy_digest": policy.digest}
+    return {**decision.to_dict(), **rule, "types": assessment.types, "levels": list(assessment.levels)}
 
 
 def ask(question: str, images: Sequence[object] = ()) -> list[dict]:

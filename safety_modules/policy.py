@@ -1,60 +1,64 @@
-"""Policy: probabilities -> allow, hint or refuse. Pure functions and plain data; no retraining to change it."""
+"""Policy: probabilities -> allow, hint, refuse or base. Pure functions and plain data; no retraining to change it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import yaml
 
 from safety_modules.assessment import Assessment
-from safety_modules.errors import UserError
+from safety_modules.calibration import Calibration
+from safety_modules.rule import PolicyError, Rule, check_keys, read_rule, resolve, share
 from safety_modules.taxonomy import CLEAN, Taxonomy, nearest
 
-ACTIONS = ("allow", "hint", "refuse")
 REFUSAL = "I'm sorry, I cannot help with this: it involves {hint}."
-
-
-class PolicyError(UserError):
-    """A policy breaks a rule; the message states the value, the rule and the remedy."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What to do about one risk type.
-
-    Attributes:
-        enabled: False switches the type off.
-        threshold: score in [0, 1] from which the type counts as present.
-        actions: one of ACTIONS for each level from 1.
-    """
-
-    enabled: bool
-    threshold: float
-    actions: tuple[str, ...]
+TEXTS = ("refusal", "hints", "subjects")
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do about one exchange. `risk_type` and `risk_level` are clean and 0 where nothing fires."""
+    """What to do about one exchange, and why.
+
+    Attributes:
+        action: one of ACTIONS.
+        risk_type, risk_level: what fired; clean and 0 where nothing did.
+        hint: the sentence for the system part, or "".
+        score: of the type that fired, in [0, 1].
+        threshold: that it reached; None where nothing fired, or the cost decided.
+    """
 
     action: str
-    risk_type: str
-    risk_level: int
+    risk_type: str = CLEAN
+    risk_level: int = 0
     hint: str = ""
+    score: float = 0.0
+    threshold: float | None = None
+
+    def to_dict(self) -> dict:
+        """Plain values, for a log."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A rule for each risk type, and the sentence of a refusal.
+    """A rule for each risk type, and the texts of hints and refusals.
 
-    Source: PSA-VLM section 3.4 chooses a hint by level and type, for the most probable pair. Here a type must reach its
-    threshold, and a level may refuse without asking the language model.
+    Source: PSA-VLM section 3.4 chooses a hint by level and type, for the most probable pair, and names a "joint condition" of
+    both without a formula. Here each type decides by itself, by threshold or by expected cost, and the highest score of those
+    that fire counts: so switching one type off cannot change what another one does.
+
+    Attributes:
+        version: the owner's own name of this state of the policy; written to the log.
+        texts: language -> {"refusal": sentence, "hints": {level: sentence}, "subjects": {type: noun phrase}}; `{hint}` stands
+            for the subject. "" holds the texts of no language, what is missing there is the taxonomy's.
     """
 
     rules: dict[str, Rule]
-    refusal: str = REFUSAL
-    version: int = 1
+    version: int | str = 1
+    texts: dict[str, dict] = field(default_factory=dict)
     taxonomy: Taxonomy = field(default_factory=Taxonomy.default)
 
     @classmethod
@@ -63,78 +67,117 @@ class Policy:
         return cls.from_dict({}, taxonomy)
 
     @classmethod
-    def from_yaml(cls, path: str | Path, taxonomy: Taxonomy) -> Policy:
+    def from_yaml(cls, path: str | Path, taxonomy: Taxonomy, calibration: Calibration | None = None) -> Policy:
         """Read a policy file; a PolicyError names the file."""
         try:
-            return cls.from_dict(yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}, taxonomy)
+            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            return cls.from_dict({} if data is None else data, taxonomy, calibration)
         except (OSError, UnicodeDecodeError, yaml.YAMLError, PolicyError) as error:
             raise PolicyError(f"{path}: {' '.join(str(error).split())}") from error
 
     @classmethod
-    def from_dict(cls, data: dict, taxonomy: Taxonomy) -> Policy:
-        """Build from `{version, refusal, default: {...}, types: {name: {enabled, threshold, actions: {level: action}}}}`.
+    def from_dict(cls, data: dict, taxonomy: Taxonomy, calibration: Calibration | None = None) -> Policy:
+        """Build from plain data; docs/policy.md lists the keys.
 
-        A type's row is laid over `default`, and that over: enabled, threshold 0.5, a hint at every level.
+        A type's row is laid over `default`, and that over: enabled, threshold 0.5, a hint at every level. `budget` at the top
+        is for all types together, each gets an equal part, whether it is on or off.
+
+        Args:
+            calibration: gives a budget its threshold.
+
+        Raises:
+            PolicyError: an unknown key or name, a value out of range, or a budget that the calibration cannot give.
         """
-        _keys("policy", data, ("version", "refusal", "default", "types"))
+        check_keys("policy", data, ("version", "budget", "default", "types", "languages", *TEXTS))
+        if not isinstance(data.get("version", 1), (int, str)):
+            raise PolicyError(f"policy version {data['version']!r} must be a number or a text")
         types = data.get("types", {})
-        for name in types:
-            if name not in taxonomy.risky_names:
-                raise PolicyError(f"policy names the type {name!r}; {nearest(name, taxonomy.risky_names)}")
-        common = _rule("default", data.get("default", {}), Rule(True, 0.5, ("hint",) * (len(taxonomy.levels) - 1)), taxonomy)
-        rules = {name: _rule(name, types.get(name, {}), common, taxonomy) for name in taxonomy.risky_names}
-        return cls(rules, str(data.get("refusal", REFUSAL)), data.get("version", 1), taxonomy)
+        check_keys("policy types", types, tuple(taxonomy.risky_names))
+        levels = len(taxonomy.levels) - 1
+        start = Rule(True, 0.5, ("hint",) * levels)
+        if "budget" in data:
+            whole = share("policy budget", data["budget"])
+            start = Rule(True, 0.5, start.actions, whole / len(taxonomy.risky_names))
+        common = read_rule("default", data.get("default", {}), start, taxonomy)
+        rules = {
+            name: resolve(name, read_rule(name, types.get(name, {}), common, taxonomy), calibration)
+            for name in taxonomy.risky_names
+        }
+        check_keys("policy languages", data.get("languages", {}), tuple(data.get("languages", {})))
+        texts = {"": {key: data[key] for key in TEXTS if key in data}, **data.get("languages", {})}
+        for language, row in texts.items():
+            _check_texts(f"policy language {language!r}" if language else "policy", row, taxonomy)
+        return cls(rules, data.get("version", 1), texts, taxonomy)
 
     def to_dict(self) -> dict:
         """The inverse of `from_dict`."""
-        types = {
-            name: {
-                "enabled": rule.enabled,
-                "threshold": rule.threshold,
-                "actions": {self.taxonomy.level_names[i + 1]: action for i, action in enumerate(rule.actions)},
-            }
-            for name, rule in self.rules.items()
-        }
-        return {"version": self.version, "refusal": self.refusal, "types": types}
+        types = {}
+        for name, rule in self.rules.items():
+            row = {"enabled": rule.enabled, "actions": dict(zip(self.taxonomy.level_names[1:], rule.actions))}
+            row |= {"threshold": rule.threshold} if rule.budget is None else {"budget": rule.budget}
+            if rule.costs is not None:
+                row["costs"] = {action: dict(zip(self.taxonomy.level_names, costs)) for action, costs in rule.costs.items()}
+            types[name] = row
+        texts = {key: value for key, value in self.texts.get("", {}).items()}
+        languages = {key: value for key, value in self.texts.items() if key}
+        return {"version": self.version, **texts, **({"languages": languages} if languages else {}), "types": types}
 
-    def decide(self, assessment: Assessment) -> Decision:
-        """The action for the highest score among the types that are on and reach their threshold; else allow."""
-        scores = {name: assessment.score(name) for name, rule in self.rules.items() if rule.enabled}
-        fired = [name for name, score in scores.items() if score >= self.rules[name].threshold]
-        if not fired:
-            return Decision("allow", CLEAN, 0)
-        risk_type = max(fired, key=scores.__getitem__)
-        level = assessment.degree
-        action = self.rules[risk_type].actions[level - 1]
-        hint = self.taxonomy.hint(risk_type, level) if action == "hint" else ""
-        return Decision(action, risk_type, level, hint)
+    @property
+    def digest(self) -> str:
+        """A short hash of the whole content: two policies with the same one decide alike."""
+        thresholds = [rule.threshold for rule in self.rules.values()]
+        return hashlib.sha256(json.dumps([self.to_dict(), thresholds], sort_keys=True).encode()).hexdigest()[:12]
 
-    def refuse(self, decision: Decision) -> str:
+    def decide(self, assessment: Assessment, language: str = "") -> Decision:
+        """The action of the type with the highest score among those that fire; a type that is off counts only by itself.
+
+        Args:
+            language: of the hint; "" for none in particular.
+        """
+        scores = {name: assessment.score(name) for name in self.rules}
+        fired = {name: self.rules[name].action(scores[name], assessment) for name in self.rules}
+        active = [name for name, action in fired.items() if action != "allow"]
+        on = [name for name in active if self.rules[name].enabled]
+        if not active:
+            return Decision("allow")
+        risk_type = max(on or active, key=scores.__getitem__)
+        action, level = fired[risk_type] if on else "base", assessment.degree
+        hint = self.hint(risk_type, level, language) if action == "hint" else ""
+        rule = self.rules[risk_type]
+        return Decision(action, risk_type, level, hint, scores[risk_type], rule.threshold if rule.costs is None else None)
+
+    def hint(self, risk_type: str, risk_level: int, language: str = "") -> str:
+        """The sentence for the system part."""
+        own = self._text("hints", language).get(self.taxonomy.level_names[risk_level])
+        sentence = own or self.taxonomy.levels[risk_level].hint
+        return sentence.replace("{hint}", self._subject(risk_type, language))
+
+    def refuse(self, decision: Decision, language: str = "") -> str:
         """The text of a refusal that the language model has no part in."""
-        return self.refusal.replace("{hint}", self.taxonomy.types[self.taxonomy.type_index(decision.risk_type)].hint)
+        return (self._text("refusal", language) or REFUSAL).replace("{hint}", self._subject(decision.risk_type, language))
+
+    def _subject(self, risk_type: str, language: str) -> str:
+        own = self._text("subjects", language).get(risk_type)
+        return own or self.taxonomy.types[self.taxonomy.type_index(risk_type)].hint
+
+    def _text(self, key: str, language: str) -> dict | str:
+        """A text of the language, else of none in particular, else empty."""
+        if language not in self.texts and language:
+            raise PolicyError(
+                f"the policy has no language {language!r}; {nearest(language, [name for name in self.texts if name])}"
+            )
+        empty = "" if key == "refusal" else {}
+        for row in (self.texts.get(language, {}), self.texts.get("", {})):
+            if key in row:
+                return row[key]
+        return empty
 
 
-def _rule(name: str, data: dict, base: Rule, taxonomy: Taxonomy) -> Rule:
-    """One row of the file laid over `base`."""
-    _keys(f"policy row {name!r}", data, ("enabled", "threshold", "actions"))
-    enabled, threshold = data.get("enabled", base.enabled), data.get("threshold", base.threshold)
-    if not isinstance(enabled, bool):
-        raise PolicyError(f"policy row {name!r}: enabled {enabled!r} must be true or false")
-    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
-        raise PolicyError(f"policy row {name!r}: threshold {threshold!r} is a probability and must be in 0..1")
-    names, actions = taxonomy.level_names[1:], list(base.actions)
-    _keys(f"policy row {name!r}, actions", data.get("actions", {}), tuple(names))
-    for level, action in data.get("actions", {}).items():
-        if action not in ACTIONS:
-            raise PolicyError(f"policy row {name!r}, level {level!r}: action {action!r}; {nearest(str(action), list(ACTIONS))}")
-        actions[names.index(level)] = action
-    return Rule(enabled, float(threshold), tuple(actions))
-
-
-def _keys(what: str, data: object, allowed: tuple[str, ...]) -> None:
-    """Refuse what is no mapping, or has an unknown key."""
-    if not isinstance(data, dict):
-        raise PolicyError(f"{what} must be a mapping, not {data!r}")
-    for key in data:
-        if key not in allowed:
-            raise PolicyError(f"{what}: unknown key {key!r}; {nearest(str(key), list(allowed))}")
+def _check_texts(what: str, data: dict, taxonomy: Taxonomy) -> None:
+    """Refuse texts for levels and types that are not there, and what is no text."""
+    check_keys(what, data, TEXTS)
+    check_keys(f"{what}, hints", data.get("hints", {}), tuple(taxonomy.level_names[1:]))
+    check_keys(f"{what}, subjects", data.get("subjects", {}), tuple(taxonomy.risky_names))
+    for text in (data.get("refusal", "x"), *data.get("hints", {}).values(), *data.get("subjects", {}).values()):
+        if not isinstance(text, str) or not text.strip():
+            raise PolicyError(f"{what}: {text!r} must be a text")

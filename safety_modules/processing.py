@@ -80,6 +80,7 @@ class SafeProcessor:
         max_length: int | None = None,
         row: str = "exchange",
         pictures: bool = True,
+        tokens: bool = True,
     ) -> dict[str, Tensor]:
         """One exchange as tensors, unpadded.
 
@@ -90,6 +91,7 @@ class SafeProcessor:
             max_length: bound on T. A row that does not fit is an error; nothing is cut off.
             row: name of the exchange, for errors.
             pictures: False leaves the pictures unread, one placeholder for each: for a head that reads stored features.
+            tokens: False leaves the safety tokens out: the base's own prompt.
 
         Returns:
             input_ids (T,); labels (T,), -100 but for the answer and its end token; question_mask (T,), the number of the
@@ -103,6 +105,9 @@ class SafeProcessor:
         structure, texts, asked, images = _read(messages, hint, row)
         prompt, spans = self._fill(self._render(structure, True), texts)
         ids, mask = self._encode(prompt, spans, asked)
+        if not tokens:
+            kept = [i for i, token in enumerate(ids) if token not in self.safety_ids]
+            ids, mask = [ids[i] for i in kept], [mask[i] for i in kept]
         pixels, lengths = self._pixels(images) if pictures else ({}, [1] * len(images))
         ids, mask = self._expand(ids, mask, lengths, row)
         labels = [IGNORE] * len(ids)

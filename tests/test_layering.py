@@ -23,7 +23,8 @@ LEAVES = {  # module of the library -> what it may take of ours; errors is every
     "modules": {"config", "head", "projector", "taxonomy", "tokens"},
     "losses": set(),
     "assessment": {"taxonomy"},
-    "policy": {"taxonomy", "assessment"},
+    "rule": {"taxonomy", "assessment", "calibration"},
+    "policy": {"taxonomy", "assessment", "calibration", "rule"},
     "calibration": {"taxonomy", "assessment"},
 }
 EXTRAS = {"accelerate", "bitsandbytes", "datasets", "deepspeed", "jsonargparse", "peft", "wandb", "fastapi", "uvicorn"}

@@ -1,7 +1,8 @@
 import pytest
 
 from safety_modules.assessment import Assessment
-from safety_modules.policy import Policy, PolicyError
+from safety_modules.policy import Policy
+from safety_modules.rule import PolicyError
 from safety_modules.taxonomy import Taxonomy
 
 TAXONOMY = Taxonomy.default()
@@ -30,7 +31,7 @@ def test_the_level_is_never_safe_once_a_type_fires():
 def test_switching_a_type_off_leaves_the_others_alone():
     full = Policy.default(TAXONOMY)
     part = Policy.from_dict({"types": {"privacy": {"enabled": False}}}, TAXONOMY)
-    assert part.decide(assessment(privacy=0.9, clean=0.1)).action == "allow"
+    assert part.decide(assessment(privacy=0.9, clean=0.1)).action == "base"
     for case in (assessment(insults=0.6, clean=0.4), assessment(insults=0.5, privacy=0.3, clean=0.2), assessment(clean=1.0)):
         assert part.decide(case) == full.decide(case)
 
@@ -55,7 +56,7 @@ def test_round_trip_and_file(tmp_path):
     policy = Policy.from_dict({"types": {"privacy": {"threshold": 0.9, "actions": {"careful": "allow"}}}}, TAXONOMY)
     assert Policy.from_dict(policy.to_dict(), TAXONOMY) == policy
     (tmp_path / "p.yaml").write_text("types: {privcy: {}}", encoding="utf-8")
-    with pytest.raises(PolicyError, match="p.yaml: policy names the type 'privcy'; did you mean 'privacy'"):
+    with pytest.raises(PolicyError, match="p.yaml: policy types: unknown key 'privcy'; did you mean 'privacy'"):
         Policy.from_yaml(tmp_path / "p.yaml", TAXONOMY)
     with pytest.raises(PolicyError, match="nowhere.yaml"):
         Policy.from_yaml(tmp_path / "nowhere.yaml", TAXONOMY)
@@ -65,11 +66,11 @@ def test_round_trip_and_file(tmp_path):
     "data,message",
     [
         ({"tpyes": {}}, "unknown key 'tpyes'; did you mean 'types'"),
-        ({"default": {"threshold": 50}}, "threshold 50 is a probability"),
+        ({"default": {"threshold": 50}}, "threshold 50.0 is a probability"),
         ({"default": {"enabled": "yes"}}, "enabled 'yes' must be true or false"),
         ({"default": {"actions": {"refuse": "block"}}}, "action 'block'"),
         ({"default": {"actions": {"high": "hint"}}}, "unknown key 'high'"),
-        ({"types": {"clean": {}}}, "names the type 'clean'"),
+        ({"types": {"clean": {}}}, "unknown key 'clean'"),
         ({"default": 3}, "must be a mapping"),
     ],
 )

@@ -15,7 +15,6 @@ from safety_modules.evaluation.metrics import head_metrics, rate
 from safety_modules.images import ImageError
 from safety_modules.modeling import SafeVLM
 from safety_modules.pipeline import SafePipeline, SafeResult
-from safety_modules.policy import Decision
 from safety_modules.taxonomy import CLEAN, Taxonomy
 from train.data import to_messages
 
@@ -70,27 +69,16 @@ def run(
             alone = pipeline.answer(exchanges, [""] * len(rows), max_new_tokens)
         except ImageError as error:
             raise DataError(f"{rows[0].source} to {rows[-1].source}: {error}") from error
-        records += [Record(*row) for row in zip(rows, alone, answer(pipeline, exchanges, alone, assess, max_new_tokens))]
+        results = _results(pipeline, exchanges, alone, max_new_tokens) if assess else [None] * len(rows)
+        records += [Record(*row) for row in zip(rows, alone, results)]
     return records
 
 
-def answer(
-    pipeline: SafePipeline, exchanges: Sequence[list[dict]], alone: Sequence[str], assess: bool, max_new_tokens: int
-) -> Sequence[SafeResult | None]:
+def _results(pipeline: SafePipeline, exchanges: Sequence[list[dict]], alone: Sequence[str], limit: int) -> list[SafeResult]:
     """The pipeline's results; an exchange that the policy allows keeps the answer that the weights gave alone."""
-    if not assess:
-        return [None] * len(exchanges)
-    assessments = pipeline.assess(exchanges)
-    decisions = [pipeline.policy.decide(assessment) for assessment in assessments]
-    hinted = [i for i, decision in enumerate(decisions) if decision.action == "hint"]
-    texts = dict(
-        zip(hinted, pipeline.answer([exchanges[i] for i in hinted], [decisions[i].hint for i in hinted], max_new_tokens))
-    )
-
-    def text(i: int, decision: Decision) -> str:
-        return pipeline.policy.refuse(decision) if decision.action == "refuse" else texts.get(i, alone[i])
-
-    return [SafeResult(text(i, decision), assessments[i], decision) for i, decision in enumerate(decisions)]
+    judged = pipeline.decide(exchanges)
+    known = {i: alone[i] for i, (_, decision) in enumerate(judged) if decision.action == "allow"}
+    return pipeline.finish(exchanges, judged, limit, known=known)
 
 
 def share(records: Sequence[Record], test: Callable[[Record], bool], name: str) -> dict[str, float]:

@@ -42,7 +42,7 @@ def train(config: TrainConfig) -> Path:
     last = get_last_checkpoint(config.output) if Path(config.output).is_dir() else None
     trainer.train(resume_from_checkpoint=last, ignore_keys_for_eval=["logits"])
     if trainer.is_world_process_zero():
-        save(trainer, adapter, base, Path(config.output))
+        save(trainer, adapter, base, Path(config.output), config.modules)
     return Path(config.output) / FINAL
 
 
@@ -127,8 +127,8 @@ def add_lora(model: SafeVLM, config: LoraConfig) -> PeftModel:
     )
 
 
-def save(trainer: SafetyTrainer, adapter: PeftModel | None, base: str, output: Path) -> None:
-    """Write `final/` and the history of the run."""
+def save(trainer: SafetyTrainer, adapter: PeftModel | None, base: str, output: Path, source: str | None) -> None:
+    """Write `final/`, with the calibration and policy of `source` where the head is still the same, and the run's history."""
     model: SafeVLM = trainer.model
     full = adapter is None and any(parameter.requires_grad for parameter in model.base.parameters())
     with checkpoint.fresh_folder(output / FINAL) as folder:
@@ -138,6 +138,8 @@ def save(trainer: SafetyTrainer, adapter: PeftModel | None, base: str, output: P
             model.base.save_pretrained(folder)
             model.processor.save_pretrained(folder)
         checkpoint.save_safety(model, folder, base="." if full else base)
+        if source:
+            checkpoint.carry(source, folder)
     (output / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n", encoding="utf-8")
 
 

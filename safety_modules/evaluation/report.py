@@ -12,7 +12,7 @@ from rich.table import Table
 
 from safety_modules.evaluation import charts, targets
 from safety_modules.evaluation.targets import ReportError, Target
-from safety_modules.policy import ACTIONS
+from safety_modules.rule import ACTIONS
 from safety_modules.taxonomy import CLEAN, nearest
 
 VERDICTS = {"safe": True, "unsafe": False, "correct": True, "wrong": False, "over-refusal": False}  # verdict -> is it good?
