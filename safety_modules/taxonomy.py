@@ -35,14 +35,16 @@ class RiskType:
 
 @dataclass(frozen=True)
 class RiskLevel:
-    """One degree of risk. `hint` and `answers` are sentences with the field `{hint}`; the safe level has no hint.
+    """One degree of risk. All sentences have the field `{hint}`; the safe level has no hint.
 
-    `answers` are what a row of this level is to be answered with where its data has no answer.
+    `hint` is what the language model is told in use, `rewordings` are what it is told in training as well, so that it learns the
+    meaning and not the sentence. `answers` are what a row of this level is answered with where its data has no answer.
     """
 
     name: str
     hint: str
     answers: tuple[str, ...] = ()
+    rewordings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,9 @@ class Taxonomy:
 
     @classmethod
     def from_dict(cls, data: dict) -> Taxonomy:
-        """Build from `{version, types: {name: {level, hint}}, questions: [...], levels: [{name, hint, answers: [...]}]}`.
+        """Build from `{version, types: {name: {level, hint}}, questions: [...], levels: [{name, hint, answers, rewordings}]}`.
 
-        version, questions and answers are optional; unknown keys are errors.
+        version, questions, answers and rewordings are optional; unknown keys are errors.
         """
         _keys("taxonomy", data, required={"types", "levels"}, allowed={"version", "types", "levels", "questions"})
         if not isinstance(data["types"], dict) or not isinstance(data["levels"], list):
@@ -117,8 +119,9 @@ class Taxonomy:
             _keys(f"type {name!r}", row, required={"level", "hint"}, allowed={"level", "hint"})
             types.append(RiskType(str(name), row["level"], str(row["hint"])))
         for row in data["levels"]:
-            _keys("level", row, required={"name", "hint"}, allowed={"name", "hint", "answers"})
-            levels.append(RiskLevel(str(row["name"]), str(row["hint"]), _texts("answers", row.get("answers", []))))
+            _keys("level", row, required={"name", "hint"}, allowed={"name", "hint", "answers", "rewordings"})
+            lists = (_texts(key, row.get(key, [])) for key in ("answers", "rewordings"))
+            levels.append(RiskLevel(str(row["name"]), str(row["hint"]), *lists))
         return cls(tuple(types), tuple(levels), _texts("questions", data.get("questions", [])), data.get("version", 1))
 
     def to_dict(self) -> dict:
@@ -127,7 +130,10 @@ class Taxonomy:
             "version": self.version,
             "types": {risk.name: {"level": risk.level, "hint": risk.hint} for risk in self.types},
             "questions": list(self.questions),
-            "levels": [{"name": row.name, "hint": row.hint, "answers": list(row.answers)} for row in self.levels],
+            "levels": [
+                {"name": row.name, "hint": row.hint, "answers": list(row.answers), "rewordings": list(row.rewordings)}
+                for row in self.levels
+            ],
         }
 
     def to_yaml(self) -> str:
@@ -187,6 +193,12 @@ class Taxonomy:
         """
         self.check(risk_type, risk_level)
         return self._about(risk_type, self.levels[risk_level].hint)
+
+    def hints(self, risk_type: str, risk_level: int) -> list[str]:
+        """The hint and its rewordings."""
+        self.check(risk_type, risk_level)
+        level = self.levels[risk_level]
+        return [self._about(risk_type, sentence) for sentence in (level.hint, *level.rewordings)]
 
     def answers(self, risk_type: str, risk_level: int) -> list[str]:
         """Wordings to answer an exchange of this label with, where the data has no answer; may be empty."""

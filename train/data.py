@@ -48,7 +48,7 @@ class Exchanges(Dataset):
     def __init__(
         self, samples: Sequence[Sample], processor: SafeProcessor, taxonomy: Taxonomy, config: DataConfig, hint_rate: float = 0.0
     ) -> None:
-        """Args: hint_rate: share of risky rows that carry their hint; which ones depends on the row alone."""
+        """Args: hint_rate: share of risky rows that carry a hint; which row carries which wording depends on the row alone."""
         self.samples, self.processor, self.taxonomy = samples, processor, taxonomy
         self.max_length, self.hint_rate = config.max_length, hint_rate
 
@@ -64,7 +64,8 @@ class Exchanges(Dataset):
         sample = self.samples[index]
         hint = ""
         if sample.risk_level and share(sample.source) < self.hint_rate:
-            hint = self.taxonomy.hint(sample.risk_type, sample.risk_level)
+            hints = self.taxonomy.hints(sample.risk_type, sample.risk_level)
+            hint = hints[int(share(f"wording of {sample.source}") * len(hints))]
         try:
             row = self.processor.encode(
                 to_messages(sample), answer=sample.answer, hint=hint, max_length=self.max_length, row=sample.source

@@ -1,0 +1,32 @@
+"""Measure the controls on the embedded world: calibration, policy, switch, hints and new categories; a report over all seeds."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from safety_modules.errors import user_errors_exit
+from safety_modules.evaluation import report
+from train import control
+
+
+def main(args: list[str] | None = None) -> None:
+    """Parse, run the seeds, collect all that were ever run there, print."""
+    parser = argparse.ArgumentParser(prog="scripts.control", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("runs/control"), help="folder of the run (default: runs/control)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of world and training, one run each (default: 0)")
+    options = parser.parse_args(args)
+    with user_errors_exit():
+        for seed in options.seeds:
+            control.run(options.output, seed)
+        _, page = control.collect(options.output)
+        report.write(page, options.output / "report.html")
+    console = Console()
+    console.print(report.table(page))
+    console.print(f"numbers: {options.output / 'metrics.json'}\nreport:  {options.output / 'report.html'}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Experiment: what the runs on the embedded world share: worlds, stages that are not repeated, and means over seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from data_recipes import riskworld
+from data_recipes.sample import Sample
+from safety_modules.checkpoint import write_text
+from safety_modules.evaluation.metrics import mean_spread
+from train.config import read_config
+from train.run import FINAL, train
+
+BASE = Path(__file__).parents[1] / "data_recipes" / "riskworld" / "base"
+CONFIGS = Path(__file__).with_name("configs")
+RESULT = "stage.json"
+
+
+def world(folder: Path, seed: int, sizes: dict[str, int]) -> Path:
+    """The riskworld of a seed in `folder`/riskworld; `folder` is a stage's `data.root`."""
+    riskworld.make(folder / "riskworld", seed=seed, sizes=sizes)
+    return folder / "riskworld"
+
+
+def stage(config: str, output: Path, *overrides: str) -> tuple[Path, float]:
+    """Train a stage, or take its result where the same one is there; a stage that was cut off goes on.
+
+    Args:
+        config: file name in train/configs.
+        overrides: of the command line.
+
+    Returns:
+        The folder of the result, and the seconds that it took when it was trained (all parts, where it was cut off: the last).
+    """
+    args = ["--config", str(CONFIGS / config), "--output", str(output), *overrides]
+    stamp = {"args": args, "config": hashlib.sha256((CONFIGS / config).read_bytes()).hexdigest()}
+    done, begun = output / RESULT, output / "begun.json"
+    if done.is_file():
+        found = json.loads(done.read_text(encoding="utf-8"))
+        if found["stamp"] == stamp:
+            return output / FINAL, found["seconds"]
+    if output.exists() and not (begun.is_file() and json.loads(begun.read_text(encoding="utf-8")) == stamp):
+        shutil.rmtree(output)  # of another configuration: its checkpoints are not to be gone on from
+    write_text(begun, json.dumps(stamp))
+    start = time.perf_counter()
+    final = train(read_config(args))
+    seconds = time.perf_counter() - start
+    for checkpoint in output.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    write_text(done, json.dumps({"stamp": stamp, "seconds": seconds}))
+    return final, seconds
+
+
+def rows(folder: Path, split: str, count: int | None = None, ood: Sequence[str] | None = None) -> list[tuple[Sample, dict]]:
+    """Samples of a world's split with their rows; only those unlike training in the ways of `ood`, where it is given."""
+    pairs = list(zip(riskworld.samples(folder, split), riskworld.records(folder, split)))
+    return [pair for pair in pairs if ood is None or pair[1]["ood"] in ood][:count]
+
+
+def summary(runs: Iterable[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Numbers of several seeds -> their mean and spread.
+
+    Args:
+        runs: name -> {"value", "n"}, n the rows behind it, one mapping for each seed.
+
+    Returns:
+        name -> {"mean", "spread" (sample standard deviation over seeds), "seeds", "n" (rows of all seeds)}.
+    """
+    runs = list(runs)
+    made = {}
+    for name in dict.fromkeys(name for run in runs for name in run):
+        cells = [run[name] for run in runs if name in run]
+        found = mean_spread([cell["value"] for cell in cells])
+        made[name] = {
+            "mean": round(found["mean"], 5),
+            "spread": round(found["spread"], 5),
+            "seeds": len(cells),
+            "n": sum(cell["n"] for cell in cells),
+        }
+    return made
+
+
+def number(value: float, n: int) -> dict[str, float]:
+    """A measured number and the rows behind it."""
+    return {"value": round(float(value), 5), "n": n}
