@@ -104,7 +104,7 @@ def load(
     """
     folder = Path(folder)
     meta = _meta(folder)
-    own = Taxonomy.from_yaml(folder / SAFETY / TAXONOMY)
+    own = taxonomy_of(folder)
     if taxonomy is not None and taxonomy.to_dict() != own.to_dict():
         raise TaxonomyError(
             f"{folder} was trained with another taxonomy.\nIts own:\n{own.to_yaml()}\nAsked for:\n{taxonomy.to_yaml()}\n"
@@ -172,6 +172,11 @@ def load_policy(folder: str | Path, taxonomy: Taxonomy, path: str | Path | None 
     return Policy.from_yaml(chosen, taxonomy, calibration) if chosen else Policy.default(taxonomy)
 
 
+def save_policy(path: str | Path, folder: str | Path) -> None:
+    """Make a policy file the folder's own, `folder/safety/policy.yaml`; read it with `Policy.from_yaml` first."""
+    write_text(Path(folder) / SAFETY / POLICY, Path(path).read_text(encoding="utf-8"))
+
+
 def carry(source: str | Path, target: str | Path) -> None:
     """Copy calibration and policy of one folder's `safety/` to another's; the calibration only where the head is the same."""
     source, target = Path(source) / SAFETY, Path(target) / SAFETY
@@ -188,6 +193,12 @@ def carry(source: str | Path, target: str | Path) -> None:
 def base_of(folder: str | Path) -> str:
     """Where the base model of a folder is, as its config says."""
     return _meta(Path(folder))["base"]
+
+
+def taxonomy_of(folder: str | Path) -> Taxonomy:
+    """The categories of a folder."""
+    _meta(Path(folder))  # complains of what is no such folder
+    return Taxonomy.from_yaml(Path(folder) / SAFETY / TAXONOMY)
 
 
 def _meta(folder: Path) -> dict:

@@ -57,7 +57,7 @@ def extend(folder: str | Path, output: str | Path, taxonomy: Taxonomy) -> tuple[
     if output.exists():
         raise checkpoint.CheckpointError(f"{output}: exists already; name another folder")
     base = checkpoint.base_of(folder)
-    old = Taxonomy.from_yaml(folder / checkpoint.SAFETY / checkpoint.TAXONOMY)
+    old = checkpoint.taxonomy_of(folder)
     names = {"type": (old.type_names, taxonomy.type_names), "level": (old.level_names, taxonomy.level_names)}
     weights = load_file(folder / checkpoint.SAFETY / checkpoint.WEIGHTS)
     for kind, (before, after) in names.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import AutoProcessor, ProcessorMixin
 from safety_modules.errors import UserError
 from safety_modules.images import load_image
 from safety_modules.losses import IGNORE
+from safety_modules.markers import PlainTexts
 
 SLOT = re.compile("\ue000(\\d+)\ue001")  # stands for a text while the template is rendered; texts never enter the template
 
@@ -37,8 +39,8 @@ class SafeProcessor:
     `content` as a list of `{"type": "text", "text": ...}` and `{"type": "image", "image": path or PIL image}`.
 
     The base's own chat template is used, with the placeholders written into it before its image placeholder. It is
-    rendered with a mark in each text's place, so that no text takes part in the template, and a special token that the
-    tokenizer finds inside a text is put back as ordinary characters.
+    rendered with a mark in each text's place, so that no text takes part in the template. A special token or role marker
+    that a text holds keeps its characters, but is given other ids than the template's; see `PlainTexts`.
     """
 
     def __init__(self, processor: ProcessorMixin, llm_tokens: int) -> None:
@@ -62,10 +64,13 @@ class SafeProcessor:
                 f"the tokenizer gave the safety tokens the ids {self.safety_ids}, which are not {llm_tokens} in a row; the "
                 "base's tokenizer has some of these names already: start from a base that was not extended before"
             )
-        self.special_ids = set(self.tokenizer.added_tokens_decoder) | set(self.tokenizer.all_special_ids)
-        probe = self.tokenizer("a", add_special_tokens=False, split_special_tokens=True).input_ids
-        self.adds_space = self.tokenizer.convert_ids_to_tokens(probe)[0].startswith("▁")
+        self.special_ids = set(self.tokenizer.all_special_ids)
+        for token, added in self.tokenizer.added_tokens_decoder.items():
+            name = added.content.strip()  # not every added token is structure: some bases have one for a run of line ends
+            if added.special or (name and name in processor.chat_template):
+                self.special_ids.add(token)
         self._render = lru_cache(maxsize=256)(self._render)
+        self.plain = PlainTexts(self.tokenizer, self.special_ids, self._literals())
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, llm_tokens: int) -> SafeProcessor:
@@ -103,8 +108,10 @@ class SafeProcessor:
             ImageError: a picture cannot be read.
         """
         structure, texts, asked, images = _read(messages, hint, row)
-        prompt, spans = self._fill(self._render(structure, True), texts)
-        ids, mask = self._encode(prompt, spans, asked)
+        pieces = self._render(structure, True)
+        bos = self.tokenizer.bos_token  # one is added where the template writes none, as in transformers' apply_chat_template
+        ids, held = self.plain.encode(*self._fill(pieces, texts), bos=not (bos and pieces[0].startswith(bos)))
+        mask = [max((asked.get(number, 0) for number in numbers), default=0) for numbers in held]
         if not tokens:
             kept = [i for i, token in enumerate(ids) if token not in self.safety_ids]
             ids, mask = [ids[i] for i in kept], [mask[i] for i in kept]
@@ -173,6 +180,15 @@ class SafeProcessor:
             raise ProcessingError("the base's chat template drops or repeats a text; use a template that writes each once")
         return pieces
 
+    def _literals(self) -> list[str]:
+        """What the template writes between texts, in a conversation with and without a system part."""
+        turns = [(role, ("text",)) for role in ("system", "user", "assistant", "user")]
+        literals = []
+        for structure in (turns, turns[1:], turns[1:2]):
+            with suppress(ProcessingError):  # a template may know no system part, or one turn only
+                literals += self._render(tuple(structure), True)[::2]
+        return literals
+
     @staticmethod
     def _fill(pieces: tuple[str, ...], texts: list[str]) -> tuple[str, list[tuple[int, int, int]]]:
         """Put texts into a rendered template -> (prompt, [(start, end, number of the text)])."""
@@ -184,27 +200,6 @@ class SafeProcessor:
             prompt += piece
         return prompt, spans
 
-    def _encode(self, prompt: str, spans: list[tuple[int, int, int]], asked: dict[int, int]) -> tuple[list[int], list[int]]:
-        """Token ids and the question mask; special tokens that a text wrote are put back as characters."""
-        bos = self.tokenizer.bos_token
-        encoded = self.tokenizer(
-            prompt,
-            add_special_tokens=not (bos and prompt.startswith(bos)),  # as transformers' own apply_chat_template does
-            return_offsets_mapping=True,
-        )
-        ids, mask = [], []
-        for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"]):
-            inside = [number for a, b, number in spans if start < b and a < end]
-            plain = inside and token in self.special_ids
-            piece = self._plain(prompt[start:end]) if plain else [token]
-            ids += piece
-            mask += [max((asked.get(number, 0) for number in inside), default=0)] * len(piece)
-        return ids, mask
-
-    def _plain(self, text: str) -> list[int]:
-        """Ids of a text in which no special token is looked for."""
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-
     def _answer(self, structure: tuple, answer: str) -> list[int]:
         """Ids of the answer and its end token, encoded apart from the prompt."""
         prompt = self._render(structure, True)
@@ -213,8 +208,9 @@ class SafeProcessor:
         lead = "".join(whole[:-2])[len("".join(prompt)) :]  # what the template writes between its prompt and the answer
         if int(whole[-2]) != number or not "".join(whole).startswith("".join(prompt)):
             raise ProcessingError("the base's chat template does not continue its generation prompt with the answer")
-        lead = lead.lstrip() if self.adds_space else lead
-        return [*self._plain(lead + answer), self.tokenizer.eos_token_id]
+        lead = lead.lstrip() if self.plain.adds_space else lead
+        ids, _ = self.plain.encode(lead + answer, [(len(lead), len(lead + answer), number)])
+        return [*ids, self.tokenizer.eos_token_id]
 
     def _pixels(self, images: list[str | Path | Image.Image]) -> tuple[dict[str, Tensor], list[int]]:
         """Pixel tensors of the images and the number of tokens that stand for each."""

@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from safety_modules.assessment import Assessment
 from safety_modules.policy import Policy
@@ -75,5 +77,101 @@ def test_round_trip_and_file(tmp_path):
     ],
 )
 def test_broken_policies_are_named(data, message):
+    with pytest.raises(PolicyError, match=message):
+        Policy.from_dict(data, TAXONOMY)
+
+
+def costs(**rows):
+    """Costs of actions at safe, careful, limited, refuse."""
+    return {action: dict(zip(TAXONOMY.level_names, row)) for action, row in rows.items()}
+
+
+def test_the_cheapest_action_is_taken_by_expected_cost():
+    policy = Policy.from_dict(
+        {"default": {"costs": costs(allow=(0, 1, 5, 20), hint=(1, 0, 1, 10), refuse=(4, 3, 1, 0))}}, TAXONOMY
+    )
+    harmless, mild, grave = (0.97, 0.01, 0.01, 0.01), (0.0, 0.9, 0.05, 0.05), (0.0, 0.0, 0.05, 0.95)
+    assert policy.decide(assessment(harmless, privacy=0.01, clean=0.99)).action == "allow"
+    assert policy.decide(assessment(mild, privacy=0.9, clean=0.1)).action == "hint"
+    decision = policy.decide(assessment(grave, privacy=0.9, clean=0.1))
+    assert decision.action == "refuse" and decision.threshold is None and decision.risk_type == "privacy"
+    # by hand: p(risk) 0.5, all of it at level limited -> allow 2.5, hint 1.0, refuse 2.5
+    assert policy.decide(assessment((0.5, 0, 0.5, 0), privacy=0.5, clean=0.5)).action == "hint"
+
+
+def test_cost_of_one_type_and_threshold_of_the_others():
+    policy = Policy.from_dict({"types": {"privacy": {"costs": costs(allow=(0, 9, 9, 9), refuse=(1, 0, 0, 0))}}}, TAXONOMY)
+    assert policy.decide(assessment(privacy=0.2, clean=0.8)).action == "refuse"
+    assert policy.decide(assessment(insults=0.2, clean=0.8)).action == "allow"
+
+
+def test_a_type_that_is_off_leaves_guard_to_another_that_fires():
+    policy = Policy.from_dict({"types": {"privacy": {"enabled": False}}}, TAXONOMY)
+    decision = policy.decide(assessment(privacy=0.6, insults=0.3, clean=0.1))
+    assert (decision.action, decision.risk_type) == ("hint", "insults")
+    assert policy.decide(assessment(privacy=0.6, insults=0.1, clean=0.3)).action == "base"
+
+
+types_and_clean = st.lists(st.floats(0, 1, width=32), min_size=7, max_size=7).filter(lambda row: sum(row) > 0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    types_and_clean,
+    st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4),
+    st.sampled_from(TAXONOMY.risky_names),
+    st.booleans(),
+)
+def test_switching_one_type_off_changes_no_other_decision(types, levels, risk_type, by_cost):
+    base = {"default": {"costs": costs(allow=(0, 1, 5, 20), hint=(1, 0, 1, 10), refuse=(4, 3, 1, 0))}} if by_cost else {}
+    case = assessment(tuple(levels), **{name: p / sum(types) for name, p in zip(TAXONOMY.type_names, types)})
+    full = Policy.from_dict(base, TAXONOMY).decide(case)
+    part = Policy.from_dict({**base, "types": {risk_type: {"enabled": False}}}, TAXONOMY).decide(case)
+    assert part == full or full.risk_type == risk_type
+    assert part.risk_type != risk_type or part.action == "base"
+
+
+def test_texts_in_other_languages():
+    policy = Policy.from_dict(
+        {
+            "refusal": "No: {hint}.",
+            "languages": {
+                "de": {
+                    "refusal": "Nein, es geht um {hint}.",
+                    "subjects": {"privacy": "private Daten"},
+                    "hints": {"limited": "Achtung: {hint}."},
+                }
+            },
+        },
+        TAXONOMY,
+    )
+    case = assessment(privacy=1.0)
+    decision = policy.decide(case, "de")
+    assert decision.hint == "Achtung: private Daten." and policy.refuse(decision, "de") == "Nein, es geht um private Daten."
+    assert policy.decide(case).hint == TAXONOMY.hint("privacy", 2) and policy.refuse(decision) == "No: private data of a person."
+    assert Policy.from_dict(policy.to_dict(), TAXONOMY) == policy
+    with pytest.raises(PolicyError, match="no language 'fr'"):
+        policy.decide(case, "fr")
+
+
+def test_the_digest_tells_policies_apart():
+    one, two = (Policy.from_dict({"default": {"threshold": value}}, TAXONOMY) for value in (0.5, 0.6))
+    assert one.digest != two.digest and one.digest == Policy.from_dict(one.to_dict(), TAXONOMY).digest
+
+
+@pytest.mark.parametrize(
+    "data,message",
+    [
+        ({"budget": 5}, "policy budget 5 is a share"),
+        ({"default": {"budget": 0.1, "threshold": 0.2}}, "has a threshold and a budget; give one"),
+        ({"default": {"costs": {"allow": {}}}}, "give the costs of allow and of another action"),
+        ({"default": {"costs": {"allow": {"safe": 0}, "hint": {"safe": 0}}}}, "no cost at level 'careful'"),
+        ({"default": {"costs": {"alow": {}}}}, "unknown key 'alow'; did you mean 'allow'"),
+        ({"languages": {"de": {"hints": {"high": "x"}}}}, "language 'de', hints: unknown key 'high'"),
+        ({"languages": {"de": {"refusal": 3}}}, "3 must be a text"),
+        ({"version": [1]}, r"version \[1\] must be a number or a text"),
+    ],
+)
+def test_broken_parts_of_a_policy_are_named(data, message):
     with pytest.raises(PolicyError, match=message):
         Policy.from_dict(data, TAXONOMY)

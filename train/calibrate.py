@@ -1,4 +1,4 @@
-"""Calibrate: a trained folder and held-out rows -> its calibration, and how far its probabilities can be trusted."""
+"""Calibrate: a trained folder and held-out rows -> a calibration, and how far the probabilities can be trusted."""
 
 from __future__ import annotations
 
@@ -57,26 +57,26 @@ def labels(samples: Sequence[Sample], taxonomy: Taxonomy) -> tuple[Tensor, Tenso
     return types, torch.tensor([sample.risk_level for sample in samples])
 
 
-def calibrate(folder: str | Path, samples: Sequence[Sample], about: dict, device: str = "cpu") -> tuple[Calibration, dict, dict]:
-    """Fit a calibration on held-out rows and store it in the folder.
+class Fitted(NamedTuple):
+    """A calibration, the numbers before and after it on the rows that it was fitted on, and the reliability bins by title."""
+
+    calibration: Calibration
+    numbers: dict[str, dict[str, float]]
+    bins: dict[str, list[Bin]]
+
+
+def fit(folder: str | Path, samples: Sequence[Sample], device: str = "cpu") -> Fitted:
+    """Calibrate a trained or exported folder on held-out rows; nothing is written, see `checkpoint.save_calibration`.
 
     Args:
-        folder: what training or export wrote.
         samples: rows that it was not trained on, clean and risky, in the proportions of use.
-        about: plain values on where the rows come from.
-
-    Returns:
-        The calibration; the numbers before and after (see `quality`), on the same rows; the reliability bins by title.
     """
     model = checkpoint.load(folder).to(device).eval()
-    found = logits(model, samples)
+    found, clean = logits(model, samples), model.taxonomy.clean_index
     calibration = Calibration.fit(*found, model.taxonomy)
-    clean = model.taxonomy.clean_index
     before, bins = quality(found, clean, Calibration(), "before calibration")
     after, more = quality(found, clean, calibration, "after calibration")
-    numbers = {"before": before, "after": after}
-    checkpoint.save_calibration(calibration, folder, {**about, "rows": len(samples), **numbers})
-    return calibration, numbers, {**bins, **more}
+    return Fitted(calibration, {"before": before, "after": after}, {**bins, **more})
 
 
 def quality(found: Logits, clean: int, calibration: Calibration, title: str) -> tuple[dict[str, float], dict[str, list[Bin]]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from safety_modules.export import export
 from safety_modules.pipeline import SafePipeline
 from safety_modules.policy import Policy
 from train import control_measure as measure
-from train.calibrate import Logits, calibrate, logits, quality
+from train.calibrate import Logits, fit, logits, quality
 from train.experiment import BASE, CONFIGS, number, rows, stage, summary, world
 
 SIZES = {"train": 48000, "validation": 8000, "test": 5000, "ood": 2600}
@@ -58,9 +57,9 @@ def run(output: Path, seed: int) -> Numbers:
     features = ["--data.features", str(home / "features")]
     guard, _ = stage("control_guard.yaml", home / "guard", *shared, *features)
     trained, _ = stage("control_stage2.yaml", home / "stage2", "--modules", str(guard), *shared)
-    validation = [sample for sample, _ in rows(root, "validation")]
-    calibration, _, _ = calibrate(trained, validation, {"recipe": "riskworld", "split": "validation", "seed": seed})
-    shutil.copyfile(POLICY, trained / checkpoint.SAFETY / checkpoint.POLICY)
+    calibration = fit(trained, [sample for sample, _ in rows(root, "validation")]).calibration
+    checkpoint.save_calibration(calibration, trained, {"recipe": "riskworld", "split": "validation", "seed": seed})
+    checkpoint.save_policy(POLICY, trained)
     merged = SafePipeline.from_pretrained(export(trained, home / "export", overwrite=True))
     test = rows(root, "test")
     found = logits(merged.model, [sample for sample, _ in test])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from sklearn.metrics import confusion_matrix, f1_score
+import numpy as np
+from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
 
 
 def rate(flags: Sequence[bool]) -> float:
@@ -34,3 +37,60 @@ def head_metrics(
 def confusion(types: Sequence[str], predicted: Sequence[str], names: Sequence[str]) -> list[list[int]]:
     """Counts: row = label, column = prediction, both in the order of `names`."""
     return confusion_matrix(types, predicted, labels=list(names)).tolist()
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Rows whose confidence lies in [low, high): how many, their mean confidence, and the share that is correct."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float
+    accuracy: float
+
+
+def reliability(confidences: Sequence[float], correct: Sequence[bool], bins: int = 15) -> list[Bin]:
+    """Confidence against accuracy, in bins of equal width; empty ones are left out.
+
+    Source: Guo et al., 2017, section 2.
+
+    Args:
+        confidences: (B,), probability of the predicted class, in [0, 1]; 1 belongs to the last bin.
+        correct: (B,), whether the prediction is right.
+    """
+    values, right = np.asarray(confidences, dtype=float), np.asarray(correct, dtype=float)
+    place = np.minimum((values * bins).astype(int), bins - 1)  # (B,)
+    chosen = [(i, place == i) for i in range(bins) if (place == i).any()]
+    return [Bin(i / bins, (i + 1) / bins, int(m.sum()), float(values[m].mean()), float(right[m].mean())) for i, m in chosen]
+
+
+def ece(bins: Sequence[Bin]) -> float:
+    """Expected calibration error: mean distance of accuracy and confidence over all rows; NaN for none.
+
+    Source: Guo et al., 2017, equation 3.
+    """
+    total = sum(row.n for row in bins)
+    return sum(row.n * abs(row.accuracy - row.confidence) for row in bins) / total if total else float("nan")
+
+
+def brier(probabilities: np.ndarray, labels: Sequence[int]) -> float:
+    """Brier score of several classes: mean over rows of the squared distance to the label, in [0, 2].
+
+    Source: Brier, 1950.
+
+    Args:
+        probabilities: (B, C). labels: (B,), class indices.
+    """
+    truth = np.eye(probabilities.shape[1])[np.asarray(labels)]  # (B, C)
+    return float(((probabilities - truth) ** 2).sum(1).mean())
+
+
+def auroc(scores: Sequence[float], labels: Sequence[bool]) -> float:
+    """Probability that a positive row has a higher score than a negative one; NaN where only one kind occurs."""
+    return float(roc_auc_score(labels, scores)) if len(set(map(bool, labels))) == 2 else float("nan")
+
+
+def mean_spread(values: Sequence[float]) -> dict[str, float]:
+    """`mean`, `spread` (sample standard deviation, 0 for one value) and `n` of some numbers."""
+    return {"mean": statistics.fmean(values), "spread": statistics.stdev(values) if len(values) > 1 else 0.0, "n": len(values)}

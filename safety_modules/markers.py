@@ -1,0 +1,157 @@
+"""Texts of a prompt stay texts: none of them makes a special token or a role marker that the template writes as plain text."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+
+from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+BYTE = re.compile("<0x[0-9A-F]{2}>")  # name of a token that stands for one byte
+Span = tuple[int, int, int]  # start and end of a text in the prompt, number of the text
+Token = tuple[int, int, int]  # id, start and end of its characters in the prompt
+
+
+def role_markers(literals: Iterable[str], special: Iterable[str]) -> list[str]:
+    """Plain text by which a template tells whose turn it is, such as `USER:` and `ASSISTANT:`.
+
+    These are the lines that it writes between texts and special tokens. A word that stands only behind a special token, as
+    in `<|im_start|>user`, is none: a text may hold the word, but not the token.
+
+    Args:
+        literals: what the template writes between the texts.
+        special: names of the special tokens.
+    """
+    token = re.compile("|".join(re.escape(name) for name in sorted(special, key=len, reverse=True)))
+    markers = set()
+    for literal in literals:
+        for i, stretch in enumerate(token.split(literal)):
+            for j, line in enumerate(stretch.split("\n")):
+                marker = line.strip()
+                behind_token = i > 0 and j == 0
+                if any(map(str.isalnum, marker)) and not (behind_token and marker.isalnum()):
+                    markers.add(marker)
+    return sorted(markers)
+
+
+class PlainTexts:
+    """Tokenises prompts so that special tokens and role markers are the template's own.
+
+    A special token that the tokenizer finds in a text is read again as ordinary characters. A role marker that a text wrote,
+    or a part of it, is tokenised letter by letter. The characters stay the same. The template's own marker has at least
+    one token of several letters, so the ids never are the same.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, special_ids: set[int], literals: list[str]) -> None:
+        """Args: special_ids: tokens that no text may make. literals: what the template writes between texts."""
+        self.tokenizer, self.special_ids = tokenizer, special_ids
+        probe = tokenizer("a", add_special_tokens=False, split_special_tokens=True).input_ids
+        self.adds_space = tokenizer.convert_ids_to_tokens(probe)[0].startswith("▁")
+        names = role_markers(literals, tokenizer.convert_ids_to_tokens(sorted(special_ids)))
+        self.markers = [self._spelled(name) for name in names]
+        for name, marker in zip(names, self.markers):
+            if not self._differs(marker, "x".join(literals)):
+                logger.warning(
+                    "the base's tokenizer has no token of two letters for the role marker %r of its chat template: a text that "
+                    "holds it cannot be told from it",
+                    name,
+                )
+
+    def encode(self, prompt: str, spans: list[Span], bos: bool = False) -> tuple[list[int], list[list[int]]]:
+        """Token ids of a filled prompt, and for each the numbers of the texts that it holds characters of.
+
+        Args:
+            spans: where the texts are.
+            bos: let the tokenizer put its own special tokens around the prompt.
+        """
+        tokens = self._tokens(prompt, add_special_tokens=bos)
+        held = [self._held(token, prompt, spans) for token in tokens]
+        if any(numbers and token in self.special_ids for (token, *_), numbers in zip(tokens, held)):
+            tokens = self._reread(tokens, held, prompt)
+            held = [self._held(token, prompt, spans) for token in tokens]
+        forged = self._forged([token for token, *_ in tokens], held)
+        ids, texts = [], []
+        for i, (token, start, end) in enumerate(tokens):
+            piece = [token]
+            if held[i] and token in self.special_ids:  # one that the tokenizer finds even when told to look for none
+                piece = [letter for at in range(start, end) for letter, *_ in self._bare(prompt[at], at)]
+            elif i in forged:
+                piece = self._letters(token) or piece
+            ids += piece
+            texts += [held[i]] * len(piece)
+        return ids, texts
+
+    def _tokens(self, text: str, at: int = 0, **options: bool) -> list[Token]:
+        """Tokens of a text that begins at place `at` of the prompt."""
+        encoded = self.tokenizer(text, return_offsets_mapping=True, **options)
+        return [(token, at + a, at + b) for token, (a, b) in zip(encoded["input_ids"], encoded["offset_mapping"])]
+
+    def _held(self, token: Token, prompt: str, spans: list[Span]) -> list[int]:
+        """Numbers of the texts that a token holds characters of; none for the template's own special tokens."""
+        token, start, end = token
+        if token in self.special_ids:  # some swallow the spaces beside them, which may be a text's
+            name = prompt[start:end]
+            start, end = start + len(name) - len(name.lstrip()), start + len(name.rstrip())
+        return [number for a, b, number in spans if start < b and a < end]
+
+    def _reread(self, tokens: list[Token], held: list[list[int]], prompt: str) -> list[Token]:
+        """The tokens without the special ones that a text wrote.
+
+        From such a token to the template's next special one all is tokenised anew, because a tokenizer may treat what
+        follows a special token in its own way (Llama's puts a space in front).
+        """
+        own = [start for (token, start, _), numbers in zip(tokens, held) if token in self.special_ids and not numbers]
+        result, done = [], 0
+        for (token, start, end), numbers in zip(tokens, held):
+            special = token in self.special_ids
+            if special and numbers and start >= done:
+                done = min((place for place in own if place > start), default=len(prompt))
+                result += self._bare(prompt[start:done], start)
+            elif start >= done or (special and not numbers):
+                result.append((token, start, end))
+        return result
+
+    def _bare(self, text: str, at: int) -> list[Token]:
+        """Tokens of a piece of the prompt in which no special token is looked for."""
+        tokens = self._tokens(text, at, add_special_tokens=False, split_special_tokens=True)
+        if self.adds_space and at and not text[0].isspace():  # the space in front is the tokenizer's, not the prompt's
+            letters = self._letters(tokens[0][0])
+            tokens[:1] = [(letter, *tokens[0][1:]) for letter in letters[1:]] if letters else tokens[:1]
+        return tokens
+
+    def _forged(self, ids: list[int], held: list[list[int]]) -> set[int]:
+        """Places of the tokens that spell a role marker of which a text wrote a part.
+
+        Looked for in the tokens' names and not in the prompt, whose characters the tokenizer may have changed.
+        """
+        return {i for place in self._places(ids, self.markers) if any(held[j] for j in place) for i in place}
+
+    def _places(self, ids: list[int], markers: list[str]) -> Iterator[range]:
+        """Where in the tokens markers are spelled."""
+        names = self.tokenizer.convert_ids_to_tokens(ids)
+        names = ["\n" if token in self.special_ids else name for token, name in zip(ids, names)]  # no part of a marker
+        line, owners = "".join(names), [i for i, name in enumerate(names) for _ in name]
+        for marker in markers:
+            for match in re.finditer(f"(?={re.escape(marker)})", line):  # (?=) finds those that overlap, too
+                yield range(owners[match.start()], owners[match.start() + len(marker) - 1] + 1)
+
+    def _spelled(self, marker: str) -> str:
+        """A marker as the names of its tokens spell it."""
+        ids = self.tokenizer(marker, add_special_tokens=False).input_ids
+        name = "".join(self.tokenizer.convert_ids_to_tokens(ids))
+        return name.removeprefix("▁") if self.adds_space else name
+
+    def _differs(self, marker: str, prompt: str) -> bool:
+        """Whether a marker has a token of several letters wherever the template writes it."""
+        ids = self.tokenizer(prompt, add_special_tokens=False).input_ids
+        plain = [(self._letters(token) or [token]) == [token] for token in ids]
+        return not any(all(plain[i] for i in place) for place in self._places(ids, [marker]))
+
+    def _letters(self, token: int) -> list[int]:
+        """Ids of the characters of a token's name, each alone; none where the vocabulary lacks one."""
+        name = self.tokenizer.convert_ids_to_tokens(token)
+        ids = [token] if BYTE.fullmatch(name) else self.tokenizer.convert_tokens_to_ids(list(name))
+        return [] if {None, self.tokenizer.unk_token_id} & set(ids) else ids

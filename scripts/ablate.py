@@ -1,0 +1,33 @@
+"""Ablate the method on the embedded world: one row for each change, and the table in docs/ablations.md."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from safety_modules.checkpoint import write_text
+from safety_modules.errors import user_errors_exit
+from train import ablate
+
+BEGIN, END = "<!-- table: written by scripts.ablate -->\n", "\n<!-- end of table -->"
+
+
+def main(args: list[str] | None = None) -> None:
+    """Parse, run the seeds, collect all that were ever run there, write the table."""
+    parser = argparse.ArgumentParser(prog="scripts.ablate", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("runs/ablate"), help="folder of the run (default: runs/ablate)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of world and training, one run each (default: 0)")
+    parser.add_argument("--docs", type=Path, default=Path("docs/ablations.md"), help="page whose table is replaced")
+    options = parser.parse_args(args)
+    with user_errors_exit():
+        for seed in options.seeds:
+            ablate.run(options.output, seed)
+    found, table = ablate.collect(options.output)
+    text = options.docs.read_text(encoding="utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    write_text(options.docs, before + BEGIN + table + END + after)
+    print(f"{table}\n{len(found)} rows: {options.output / 'results.json'}, table: {options.docs}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+import json
+
+import pytest
+import tiny
+import torch
+from peft import LoraConfig, get_peft_model
+from test_modeling import EXCHANGES
+
+from safety_modules import SafePipeline, ask, checkpoint
+from safety_modules.pipeline import JsonLines
+from safety_modules.policy import Policy
+from train.evaluate import base_pipeline
+
+
+@pytest.fixture
+def adapted(base, model, tmp_path):
+    """A folder with LoRA weights and safety tokens that change every answer."""
+    torch.manual_seed(2)
+    peft = get_peft_model(model.base, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"]))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name or "llm_tokens" in name:
+                parameter.normal_(std=0.5)
+    with checkpoint.fresh_folder(tmp_path / "adapted") as folder:
+        checkpoint.save_safety(model, folder, str(base))
+        peft.save_pretrained(folder / checkpoint.ADAPTER)
+    return tmp_path / "adapted"
+
+
+def policy(model, **default):
+    return Policy.from_dict({"default": default}, model.taxonomy)
+
+
+def test_a_category_that_is_off_gets_the_bases_answers(adapted, base):
+    """Unmerged, the action "base" gives the base's tokens, and the next exchange has the adapters again."""
+    pipeline = SafePipeline.from_pretrained(adapted, merge=False)
+    pipeline.policy = policy(pipeline.model, threshold=0.0, enabled=False)
+    expected = base_pipeline(base).answer(EXCHANGES, [""] * len(EXCHANGES), 8)
+    results = pipeline(EXCHANGES, max_new_tokens=8)
+    assert [result.action for result in results] == ["base"] * len(EXCHANGES)
+    assert [result.answer for result in results] == expected
+    pipeline.policy = policy(pipeline.model, threshold=1.0)
+    tuned = pipeline(EXCHANGES, max_new_tokens=8)
+    assert [result.action for result in tuned] == ["allow"] * len(EXCHANGES)
+    assert [result.answer for result in tuned] != expected
+    merged = SafePipeline.from_pretrained(adapted)
+    assert [r.answer for r in tuned] == merged.answer(EXCHANGES, [""] * len(EXCHANGES), 8)
+
+
+def test_a_policy_can_be_changed_between_calls_and_every_decision_is_logged(model, tmp_path):
+    pipeline = SafePipeline(
+        model, policy(model, threshold=0.0, actions={"careful": "refuse", "limited": "refuse", "refuse": "refuse"})
+    )
+    pipeline.log = JsonLines(tmp_path / "log.jsonl")
+    first = pipeline(EXCHANGES, max_new_tokens=2)
+    pipeline.policy = Policy.from_dict({"version": "night", "default": {"threshold": 1.0}}, model.taxonomy)
+    second = pipeline(EXCHANGES, max_new_tokens=2)
+    assert {result.action for result in first} == {"refuse"} and {result.action for result in second} == {"allow"}
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["action"] for line in lines] == ["refuse"] * 3 + ["allow"] * 3
+    assert [line["policy_version"] for line in lines] == [1] * 3 + ["night"] * 3
+    assert lines[0]["policy_digest"] != lines[3]["policy_digest"]
+    assert lines[0]["types"] == first[0].assessment.types and lines[0]["threshold"] == 0.0 and lines[0]["score"] > 0
+    assert "question" not in lines[0] and "what is this" not in (tmp_path / "log.jsonl").read_text()
+
+
+def test_refusals_in_the_asked_language(model):
+    always = {"threshold": 0.0, "actions": {"careful": "refuse", "limited": "refuse", "refuse": "refuse"}}
+    pipeline = SafePipeline(
+        model, Policy.from_dict({"default": always, "languages": {"de": {"refusal": "Nein."}}}, model.taxonomy)
+    )
+    assert pipeline([ask("hello")], language="de")[0].answer == "Nein."
+
+
+def test_no_safety_tokens_in_the_bases_prompt(model):
+    row = model.processor.encode(ask("what is this?", [tiny.picture(1)]), tokens=False)
+    assert not set(row["input_ids"].tolist()) & set(model.processor.safety_ids)
+    full = model.processor.encode(ask("what is this?", [tiny.picture(1)]))
+    kept = [i for i in full["input_ids"].tolist() if i not in model.processor.safety_ids]
+    assert row["input_ids"].tolist() == kept and len(row["question_mask"]) == len(kept)
