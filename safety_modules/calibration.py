@@ -11,8 +11,10 @@ from torch.nn import functional
 
 from safety_modules.assessment import Assessment
 from safety_modules.errors import UserError
-from safety_modules.taxonomy import CLEAN, Taxonomy
+from safety_modules.taxonomy import Taxonomy
 
+ANY = "any"  # stands for the highest score of all risky types
+CONFIDENCE = 0.9
 DENSE = 100  # ranks kept one by one; above, they grow by one in a hundred
 
 
@@ -24,14 +26,14 @@ class CalibrationError(UserError):
 class Calibration:
     """One temperature for each of the head's two outputs, and the highest scores of clean rows.
 
-    Source: temperature scaling (Guo et al., 2017); split conformal prediction (Vovk et al., 2005) for the thresholds. PSA-VLM
-    has neither.
+    Source: temperature scaling (Guo et al., 2017); split conformal prediction for the thresholds, with the guarantee that is
+    conditional on the calibration rows (Vovk, 2012, proposition 2a). PSA-VLM has neither.
 
     Attributes:
         type_temperature, level_temperature: divisors of the logits, above 0; 1.0 leaves them as they are.
         clean_rows: n, how many clean rows the scores come from.
         ranks: which of the n scores are kept, from 1, the highest; ascending.
-        scores: risk type -> score (see `Assessment.score`) of a clean row at each rank.
+        scores: risk type, or ANY -> score (see `Assessment.score`) of a clean row at each rank.
     """
 
     type_temperature: float = 1.0
@@ -70,21 +72,21 @@ class Calibration:
         types, levels = temperature(type_logits, risk_type), temperature(level_logits, risk_level)
         found = cls(types, levels).assessments(type_logits[clean], level_logits[clean], taxonomy)
         ranks = tuple(kept_ranks(len(found)))
-        scores = {
-            name: tuple(ordered[rank - 1] for rank in ranks)
-            for name in taxonomy.risky_names
-            for ordered in [sorted((row.score(name) for row in found), reverse=True)]
-        }
-        return cls(types, levels, len(found), ranks, scores)
+        columns = {name: [row.score(name) for row in found] for name in taxonomy.risky_names}
+        columns[ANY] = [max(scores) for scores in zip(*columns.values())]
+        ordered = {name: sorted(scores, reverse=True) for name, scores in columns.items()}
+        return cls(types, levels, len(found), ranks, {name: tuple(row[i - 1] for i in ranks) for name, row in ordered.items()})
 
     def threshold(self, risk_type: str, budget: float) -> float:
         """The lowest score at which a type may count as present, so that it does on at most `budget` of clean exchanges.
 
-        The guarantee is split conformal's: over draws of n clean rows and a further one alike, its score passes with
-        probability k / (n + 1) <= budget at most, k = floor(budget (n + 1)), whatever the head. The ranks do not depend on
-        the temperature, so fitting that on the same rows does not weaken it.
+        The guarantee is split conformal's, for any head and any number of rows: with a probability of CONFIDENCE over the
+        draw of the n clean rows, the share of all clean exchanges like them that pass is at most the budget. Passing is what
+        scores above the k-th highest of the n; that share has a Beta(k, n + 1 - k) distribution, or a lower one with ties. The
+        ranks do not depend on the temperature, so fitting that on the same rows does not weaken it.
 
         Args:
+            risk_type: a risky type, or ANY for a threshold of all types at once.
             budget: share of clean exchanges, in (0, 1).
 
         Raises:
@@ -94,11 +96,11 @@ class Calibration:
             raise CalibrationError(f"budget {budget!r} is a share of clean exchanges and must be above 0 and below 1")
         if risk_type not in self.scores:
             raise CalibrationError(f"the calibration has no scores of {risk_type!r}; run scripts.calibrate on the checkpoint")
-        k = math.floor(budget * (self.clean_rows + 1) + 1e-9)
+        k = rank_for(budget, self.clean_rows)
         if k < 1:
             raise CalibrationError(
-                f"a budget of {budget:g} for {risk_type!r} needs {rows_needed(budget)} clean rows, the calibration has "
-                f"{self.clean_rows}; calibrate on more clean rows, or raise the budget"
+                f"a budget of {budget:g} needs {rows_needed(budget)} clean rows, the calibration has {self.clean_rows}; "
+                "calibrate on more clean rows, or raise the budget"
             )
         place = max(i for i, rank in enumerate(self.ranks) if rank <= k)
         return math.nextafter(self.scores[risk_type][place], 2.0)  # only what is above the k-th highest clean score passes
@@ -129,10 +131,10 @@ class Calibration:
         names = set(cls.__dataclass_fields__)
         if not isinstance(data, dict) or data.keys() != names:
             raise CalibrationError(f"calibration must have the keys {', '.join(sorted(names))}; run scripts.calibrate again")
-        if data["scores"] and list(data["scores"]) != taxonomy.risky_names:
+        if data["scores"] and list(data["scores"]) != [*taxonomy.risky_names, ANY]:
             raise CalibrationError(
-                f"calibration is of the types {', '.join(data['scores'])}, the taxonomy has {', '.join(taxonomy.risky_names)}; "
-                f"{CLEAN!r} apart they must be the same: run scripts.calibrate again"
+                f"calibration is of {', '.join(data['scores'])}, the taxonomy has {', '.join(taxonomy.risky_names)}; they must "
+                "be the same: run scripts.calibrate again"
             )
         scores = {name: tuple(row) for name, row in data["scores"].items()}
         return cls(**{**data, "ranks": tuple(data["ranks"]), "scores": scores})
@@ -155,9 +157,24 @@ def temperature(logits: Tensor, labels: Tensor) -> float:
     return math.exp(found.x)
 
 
+def rank_for(budget: float, rows: int) -> int:
+    """The largest k for which a Beta(k, rows + 1 - k) variable is at most `budget` with a probability of CONFIDENCE; 0 for none.
+
+    That is: fewer than k of `rows` draws of chance `budget` succeed with a probability of at most 1 - CONFIDENCE.
+    """
+    k, below = 0, 0.0  # below: probability of fewer than k successes
+    while k < rows:
+        log = math.lgamma(rows + 1) - math.lgamma(k + 1) - math.lgamma(rows - k + 1)
+        below += math.exp(log + k * math.log(budget) + (rows - k) * math.log1p(-budget))
+        if below > 1 - CONFIDENCE:
+            return k
+        k += 1
+    return k
+
+
 def rows_needed(budget: float) -> int:
-    """The fewest clean rows that a budget can be kept with: 1 / budget - 1, rounded up."""
-    return math.ceil(1 / budget - 1 - 1e-9)
+    """The fewest clean rows that a budget can be kept with."""
+    return math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-budget))
 
 
 def kept_ranks(rows: int) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 
 from transformers import PreTrainedTokenizerBase
 
@@ -49,9 +50,9 @@ class PlainTexts:
         """Args: special_ids: tokens that no text may make. literals: what the template writes between texts."""
         self.tokenizer, self.special_ids = tokenizer, special_ids
         probe = tokenizer("a", add_special_tokens=False, split_special_tokens=True).input_ids
-        self.adds_space = tokenizer.convert_ids_to_tokens(probe)[0].startswith("▁")
+        self.adds_space = tokenizer.convert_ids_to_tokens(probe)[0].startswith(("▁", "Ġ"))
         names = role_markers(literals, tokenizer.convert_ids_to_tokens(sorted(special_ids)))
-        self.markers = [self._spelled(name) for name in names]
+        self.markers = [self._spelling(name) for name in names]
         for name, marker in zip(names, self.markers):
             if not self._differs(marker, "x".join(literals)):
                 logger.warning(
@@ -72,7 +73,7 @@ class PlainTexts:
         if any(numbers and token in self.special_ids for (token, *_), numbers in zip(tokens, held)):
             tokens = self._reread(tokens, held, prompt)
             held = [self._held(token, prompt, spans) for token in tokens]
-        forged = self._forged([token for token, *_ in tokens], held)
+        forged = self._forged(tokens, spans)
         ids, texts = [], []
         for i, (token, start, end) in enumerate(tokens):
             piece = [token]
@@ -122,33 +123,39 @@ class PlainTexts:
             tokens[:1] = [(letter, *tokens[0][1:]) for letter in letters[1:]] if letters else tokens[:1]
         return tokens
 
-    def _forged(self, ids: list[int], held: list[list[int]]) -> set[int]:
-        """Places of the tokens that spell a role marker of which a text wrote a part.
+    def _forged(self, tokens: list[Token], spans: list[Span]) -> set[int]:
+        """Which tokens spell a role marker of which a text wrote a part."""
+        return {
+            i
+            for marker in self._spelled(tokens, self.markers)
+            if any(a <= place < b for _, place in marker for a, b, _ in spans)
+            for i, _ in marker
+        }
 
-        Looked for in the tokens' names and not in the prompt, whose characters the tokenizer may have changed.
+    def _spelled(self, tokens: list[Token], markers: list[str]) -> Iterator[list[tuple[int, int]]]:
+        """Markers that the tokens' names spell: for each of its characters, the number of the token and the place in the prompt.
+
+        The names are searched, not the prompt, whose characters a tokenizer may have changed.
         """
-        return {i for place in self._places(ids, self.markers) if any(held[j] for j in place) for i in place}
-
-    def _places(self, ids: list[int], markers: list[str]) -> Iterator[range]:
-        """Where in the tokens markers are spelled."""
-        names = self.tokenizer.convert_ids_to_tokens(ids)
-        names = ["\n" if token in self.special_ids else name for token, name in zip(ids, names)]  # no part of a marker
-        line, owners = "".join(names), [i for i, name in enumerate(names) for _ in name]
+        names = self.tokenizer.convert_ids_to_tokens([token for token, *_ in tokens])
+        names = ["\n" if token in self.special_ids else name for (token, *_), name in zip(tokens, names)]  # in no marker
+        line, owners, ends = "".join(names), [i for i, name in enumerate(names) for _ in name], [*accumulate(map(len, names))]
         for marker in markers:
             for match in re.finditer(f"(?={re.escape(marker)})", line):  # (?=) finds those that overlap, too
-                yield range(owners[match.start()], owners[match.start() + len(marker) - 1] + 1)
+                found = range(match.start(), match.start() + len(marker))
+                # counted from a token's end: a space in front of its name may be the tokenizer's
+                yield [(i, max(tokens[i][1], tokens[i][2] - ends[i] + at)) for at in found for i in [owners[at]]]
 
-    def _spelled(self, marker: str) -> str:
-        """A marker as the names of its tokens spell it."""
+    def _spelling(self, marker: str) -> str:
+        """A marker as tokens' names spell it."""
         ids = self.tokenizer(marker, add_special_tokens=False).input_ids
-        name = "".join(self.tokenizer.convert_ids_to_tokens(ids))
-        return name.removeprefix("▁") if self.adds_space else name
+        return "".join(self.tokenizer.convert_ids_to_tokens(ids))[self.adds_space :]
 
     def _differs(self, marker: str, prompt: str) -> bool:
         """Whether a marker has a token of several letters wherever the template writes it."""
-        ids = self.tokenizer(prompt, add_special_tokens=False).input_ids
-        plain = [(self._letters(token) or [token]) == [token] for token in ids]
-        return not any(all(plain[i] for i in place) for place in self._places(ids, [marker]))
+        tokens = self._tokens(prompt, add_special_tokens=False)
+        split = [self._letters(token) not in ([], [token]) for token, *_ in tokens]
+        return all(any(split[i] for i, _ in letters) for letters in self._spelled(tokens, [marker]))
 
     def _letters(self, token: int) -> list[int]:
         """Ids of the characters of a token's name, each alone; none where the vocabulary lacks one."""

@@ -80,7 +80,7 @@ class Policy:
         """Build from plain data; docs/policy.md lists the keys.
 
         A type's row is laid over `default`, and that over: enabled, threshold 0.5, a hint at every level. `budget` at the top
-        is for all types together, each gets an equal part, whether it is on or off.
+        is for all types together, whether they are on or off.
 
         Args:
             calibration: gives a budget its threshold.
@@ -96,8 +96,7 @@ class Policy:
         levels = len(taxonomy.levels) - 1
         start = Rule(True, 0.5, ("hint",) * levels)
         if "budget" in data:
-            whole = share("policy budget", data["budget"])
-            start = Rule(True, 0.5, start.actions, whole / len(taxonomy.risky_names))
+            start = Rule(True, 0.5, start.actions, share("policy budget", data["budget"]), shared=True)
         common = read_rule("default", data.get("default", {}), start, taxonomy)
         rules = {
             name: resolve(name, read_rule(name, types.get(name, {}), common, taxonomy), calibration)
@@ -114,13 +113,15 @@ class Policy:
         types = {}
         for name, rule in self.rules.items():
             row = {"enabled": rule.enabled, "actions": dict(zip(self.taxonomy.level_names[1:], rule.actions))}
-            row |= {"threshold": rule.threshold} if rule.budget is None else {"budget": rule.budget}
+            if not rule.shared:
+                row |= {"threshold": rule.threshold} if rule.budget is None else {"budget": rule.budget}
             if rule.costs is not None:
                 row["costs"] = {action: dict(zip(self.taxonomy.level_names, costs)) for action, costs in rule.costs.items()}
             types[name] = row
         texts = {key: value for key, value in self.texts.get("", {}).items()}
         languages = {key: value for key, value in self.texts.items() if key}
-        return {"version": self.version, **texts, **({"languages": languages} if languages else {}), "types": types}
+        shared = dict([("budget", rule.budget) for rule in self.rules.values() if rule.shared][:1])
+        return {"version": self.version, **shared, **texts, **({"languages": languages} if languages else {}), "types": types}
 
     @property
     def digest(self) -> str:
@@ -129,22 +130,29 @@ class Policy:
         return hashlib.sha256(json.dumps([self.to_dict(), thresholds], sort_keys=True).encode()).hexdigest()[:12]
 
     def decide(self, assessment: Assessment, language: str = "") -> Decision:
-        """The action of the type with the highest score among those that fire; a type that is off counts only by itself.
+        """The action of the type with the highest score among those that fire.
+
+        If that type is off, the base answers; unless another one fires on its own probability p(type), which the type that is
+        off has no part in. So an exchange that another type decides is decided alike whatever is off.
 
         Args:
             language: of the hint; "" for none in particular.
         """
         scores = {name: assessment.score(name) for name in self.rules}
-        fired = {name: self.rules[name].action(scores[name], assessment) for name in self.rules}
+        fired = {name: rule.action(scores[name], assessment) for name, rule in self.rules.items()}
         active = [name for name, action in fired.items() if action != "allow"]
-        on = [name for name in active if self.rules[name].enabled]
         if not active:
             return Decision("allow")
-        risk_type = max(on or active, key=scores.__getitem__)
-        action, level = fired[risk_type] if on else "base", assessment.degree
-        hint = self.hint(risk_type, level, language) if action == "hint" else ""
-        rule = self.rules[risk_type]
-        return Decision(action, risk_type, level, hint, scores[risk_type], rule.threshold if rule.costs is None else None)
+        winner = max(active, key=scores.__getitem__)
+        if not self.rules[winner].enabled:
+            scores = assessment.types
+            fired = {name: rule.action(scores[name], assessment) for name, rule in self.rules.items() if rule.enabled}
+            others = [name for name, action in fired.items() if action != "allow"]
+            fired[winner] = "base"
+            winner = max(others, key=scores.__getitem__) if others else winner
+        rule, level = self.rules[winner], assessment.degree
+        hint = self.hint(winner, level, language) if fired[winner] == "hint" else ""
+        return Decision(fired[winner], winner, level, hint, scores[winner], rule.threshold if rule.costs is None else None)
 
     def hint(self, risk_type: str, risk_level: int, language: str = "") -> str:
         """The sentence for the system part."""

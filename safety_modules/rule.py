@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from safety_modules.assessment import Assessment
-from safety_modules.calibration import Calibration, CalibrationError
+from safety_modules.calibration import ANY, Calibration, CalibrationError
 from safety_modules.errors import UserError
 from safety_modules.taxonomy import Taxonomy, nearest
 
@@ -25,6 +25,7 @@ class Rule:
         threshold: score from which the type counts as present, 0 to 1; from the budget where there is one.
         actions: one of ACTIONS for each level from 1.
         budget: share of clean exchanges on which the type may fire, or None where the threshold was given.
+        shared: the budget is for all types together; they then have one threshold.
         costs: action -> cost at each level, the safe one first; the action of least expected cost is then taken, and threshold
             and actions are not used. None decides by threshold.
     """
@@ -34,6 +35,7 @@ class Rule:
     actions: tuple[str, ...]
     budget: float | None = None
     costs: dict[str, tuple[float, ...]] | None = None
+    shared: bool = False
 
     def action(self, score: float, assessment: Assessment) -> str:
         """What this rule alone would do about an exchange; "allow" where it does not fire.
@@ -57,15 +59,17 @@ def read_rule(name: str, data: dict, base: Rule, taxonomy: Taxonomy) -> Rule:
         raise PolicyError(f"{what}: enabled {enabled!r} must be true or false")
     if {"threshold", "budget"} <= data.keys():
         raise PolicyError(f"{what}: has a threshold and a budget; give one, the budget's threshold comes from the calibration")
-    threshold, budget = base.threshold, base.budget
+    threshold, budget, shared = base.threshold, base.budget, base.shared
     if "threshold" in data:
         threshold, budget = _number(f"{what}: threshold", data["threshold"], "is a probability and must be in 0..1"), None
+        shared = False
         if not 0 <= threshold <= 1:
             raise PolicyError(f"{what}: threshold {threshold!r} is a probability and must be in 0..1")
     if "budget" in data:
-        budget = share(f"{what}: budget", data["budget"])
+        budget, shared = share(f"{what}: budget", data["budget"]), False
     actions = _actions(what, data.get("actions", {}), base.actions, taxonomy)
-    return Rule(enabled, threshold, actions, budget, _costs(what, data["costs"], taxonomy) if "costs" in data else base.costs)
+    costs = _costs(what, data["costs"], taxonomy) if "costs" in data else base.costs
+    return Rule(enabled, threshold, actions, budget, costs, shared)
 
 
 def resolve(name: str, rule: Rule, calibration: Calibration | None) -> Rule:
@@ -78,7 +82,7 @@ def resolve(name: str, rule: Rule, calibration: Calibration | None) -> Rule:
             "threshold"
         )
     try:
-        return Rule(rule.enabled, calibration.threshold(name, rule.budget), rule.actions, rule.budget)
+        return replace(rule, threshold=calibration.threshold(ANY if rule.shared else name, rule.budget))
     except CalibrationError as error:
         raise PolicyError(f"policy row {name!r}: {error}") from error
 

@@ -10,11 +10,11 @@ from rich.table import Table
 
 import data_recipes
 from safety_modules import checkpoint
-from safety_modules.calibration import CalibrationError, rows_needed
+from safety_modules.calibration import ANY, CalibrationError, rows_needed
 from safety_modules.errors import user_errors_exit
 from safety_modules.evaluation import report
 from safety_modules.policy import Policy
-from safety_modules.taxonomy import CLEAN, Taxonomy
+from safety_modules.taxonomy import CLEAN
 from train.calibrate import Fitted, fit
 
 
@@ -33,9 +33,8 @@ def main(args: list[str] | None = None) -> None:
     with user_errors_exit():
         taxonomy = checkpoint.taxonomy_of(options.folder)
         samples = data_recipes.load(options.recipe, options.root, options.split, taxonomy)
-        check(options.budget, sum(sample.risk_type == CLEAN for sample in samples), taxonomy)
+        check(options.budget, sum(sample.risk_type == CLEAN for sample in samples))
         fitted = fit(options.folder, samples, options.device)
-        policy = Policy.from_dict({"budget": options.budget}, taxonomy, fitted.calibration)
         own = Policy.from_yaml(options.policy, taxonomy, fitted.calibration) if options.policy else None
         about = {"recipe": options.recipe, "split": options.split, "rows": len(samples), **fitted.numbers}
         checkpoint.save_calibration(fitted.calibration, options.folder, about)
@@ -43,19 +42,16 @@ def main(args: list[str] | None = None) -> None:
             checkpoint.save_policy(options.policy, options.folder)
         if options.report:
             report.write(page(options.folder, fitted), options.report)
-    show(policy, fitted, options.budget)
+    show(fitted, options.budget)
 
 
-def check(budget: float, clean: int, taxonomy: Taxonomy) -> None:
+def check(budget: float, clean: int) -> None:
     """Refuse too few clean rows before anything is computed."""
     if not 0 < budget < 1:
         raise CalibrationError(f"--budget {budget:g} is a share of clean exchanges and must be above 0 and below 1")
-    types = len(taxonomy.risky_names)
-    needed = rows_needed(budget / types)
-    if clean < needed:
+    if clean < rows_needed(budget):
         raise CalibrationError(
-            f"--budget {budget:g} over {types} categories needs at least {needed} clean rows, the split has {clean}; add rows, "
-            f"or take a budget of {types / (clean + 1):.2g} or more"
+            f"--budget {budget:g} needs at least {rows_needed(budget)} clean rows, the split has {clean}; add rows or raise it"
         )
 
 
@@ -75,17 +71,20 @@ def page(folder: Path, fitted: Fitted) -> report.Report:
     )
 
 
-def show(policy: Policy, fitted: Fitted, budget: float) -> None:
-    """Thresholds of the budget, and the numbers before and after."""
-    table = Table(title=f"{fitted.calibration.clean_rows} clean rows; thresholds for {budget:.2%} false positives in all")
+def show(fitted: Fitted, budget: float) -> None:
+    """Thresholds of the budget, for all categories at once and for each by itself, and the numbers before and after."""
+    found = fitted.calibration
+    table = Table(title=f"{found.clean_rows} clean rows; thresholds for {budget:.2%} false positives")
     for name in ("category", "threshold"):
         table.add_column(name)
-    for name, rule in policy.rules.items():
-        table.add_row(name, f"{rule.threshold:.4f}")
+    table.add_row("all together (budget at the top of a policy)", f"{found.threshold(ANY, budget):.4f}", end_section=True)
+    for name in found.scores:
+        if name != ANY:
+            table.add_row(f"{name} alone", f"{found.threshold(name, budget):.4f}")
     Console().print(table)
     before, after = fitted.numbers["before"], fitted.numbers["after"]
     print("  ".join(f"{name} {before[name]:.4f} -> {after[name]:.4f}" for name in after))
-    print(f"A policy file with `budget: {budget:g}` uses these thresholds.")
+    print(f"A policy file with `budget: {budget:g}` uses the first threshold.")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,19 @@ import math
 
 import pytest
 import torch
+from scipy.stats import beta
 
 from safety_modules import SafePipeline, SafeVLM, Taxonomy, ask, checkpoint
-from safety_modules.calibration import Calibration, CalibrationError, kept_ranks, rows_needed, temperature
+from safety_modules.calibration import (
+    ANY,
+    CONFIDENCE,
+    Calibration,
+    CalibrationError,
+    kept_ranks,
+    rank_for,
+    rows_needed,
+    temperature,
+)
 from safety_modules.checkpoint import CheckpointError
 from safety_modules.export import export
 from safety_modules.policy import Policy
@@ -29,32 +39,47 @@ def test_the_temperature_is_found(sharpness):
     assert temperature(types, labels) == pytest.approx(sharpness, rel=0.05)
 
 
-@pytest.mark.parametrize("budget", [0.02, 0.1])
-def test_a_budget_holds_on_average_over_draws_of_the_calibration_rows(budget):
-    """Split conformal's guarantee: P(score of a new clean row >= threshold) <= budget, and not far below it."""
-    fired, shape = [], torch.linspace(-2, 2, TYPES)
-    for seed in range(300):
-        generator = torch.Generator().manual_seed(seed)
-        types = torch.randn(120, TYPES, generator=generator) ** 3 + shape  # heavy tails
-        clean = torch.full((120,), TAXONOMY.clean_index)
-        calibration = Calibration.fit(types[:100], types[:100, :LEVELS], clean[:100], clean[:100] * 0, TAXONOMY)
-        fresh = calibration.assessments(types[100:], types[100:, :LEVELS], TAXONOMY)
-        threshold = calibration.threshold("privacy", budget)
-        fired += [row.score("privacy") >= threshold for row in fresh]
-    rate, error = sum(fired) / len(fired), math.sqrt(budget / len(fired))
-    assert budget * 0.7 - 4 * error < rate <= budget + 4 * error
+@pytest.mark.parametrize("budget", [0.05, 0.2])
+@pytest.mark.parametrize("name", ["privacy", ANY])
+def test_a_budget_holds_with_the_stated_confidence(budget, name):
+    """Over 200 draws of 60 calibration rows, the true rate is within the budget in nine of ten, and not far below it."""
+
+    def scores(count, seed):
+        types = torch.randn(count, TYPES, generator=torch.Generator().manual_seed(seed)) ** 3 + torch.linspace(-2, 2, TYPES)
+        found = Calibration().assessments(types, types[:, :LEVELS], TAXONOMY)
+        return types, [max(map(row.score, TAXONOMY.risky_names)) if name == ANY else row.score(name) for row in found]
+
+    _, world = scores(20000, 10**6)
+    rates = []
+    for seed in range(200):
+        types, _ = scores(60, seed)
+        clean = torch.full((60,), TAXONOMY.clean_index)
+        fitted = Calibration.fit(types, types[:, :LEVELS], clean, clean * 0, TAXONOMY)
+        threshold = Calibration(1.0, 1.0, fitted.clean_rows, fitted.ranks, plain(fitted)).threshold(name, budget)
+        rates.append(sum(score >= threshold for score in world) / len(world))
+    assert sum(rate <= budget for rate in rates) >= 0.9 * 200 - 3 * (200 * 0.09) ** 0.5
+    assert sum(rates) / len(rates) > 0.25 * budget
+
+
+def plain(calibration):
+    """The scores as they are at temperature 1."""
+    odds = {name: [math.log(s / (1 - s)) * calibration.type_temperature for s in row] for name, row in calibration.scores.items()}
+    return {name: tuple(1 / (1 + math.exp(-value)) for value in row) for name, row in odds.items()}
+
+
+@pytest.mark.parametrize("rows_,budget", [(500, 0.01), (4000, 0.003), (60, 0.2), (100, 0.9)])
+def test_the_rank_is_that_of_the_beta_distribution(rows_, budget):
+    k = rank_for(budget, rows_)
+    assert beta.cdf(budget, k, rows_ + 1 - k) >= CONFIDENCE - 1e-9
+    assert k == rows_ or beta.cdf(budget, k + 1, rows_ - k) < CONFIDENCE
 
 
 def test_too_few_clean_rows_are_an_error_that_says_how_many_are_needed():
     calibration = Calibration.fit(*rows(400), TAXONOMY)
-    with pytest.raises(CalibrationError, match=r"budget of 0.001 for 'privacy' needs 999 clean rows, the calibration has \d+"):
+    with pytest.raises(CalibrationError, match=r"budget of 0.001 needs 2302 clean rows, the calibration has \d+"):
         calibration.threshold("privacy", 0.001)
-    assert rows_needed(0.01) == 99 and rows_needed(0.01 / 6) == 599 and rows_needed(0.05) == 19
     for budget in (0.01, 0.05, 0.3):
-        exact = Calibration(clean_rows=rows_needed(budget), ranks=(1,), scores={"privacy": (0.5,)})
-        assert exact.threshold("privacy", budget) > 0.5
-        with pytest.raises(CalibrationError, match="needs"):
-            Calibration(clean_rows=rows_needed(budget) - 1, ranks=(1,), scores={"privacy": (0.5,)}).threshold("privacy", budget)
+        assert rank_for(budget, rows_needed(budget)) == 1 and rank_for(budget, rows_needed(budget) - 1) == 0
 
 
 @pytest.mark.parametrize("budget", [0, 1, -0.1, 2])
@@ -116,7 +141,7 @@ def test_a_folder_keeps_its_calibration_and_policy_and_export_carries_them(folde
     for place in (folder, export(folder, tmp_path / "export")):
         pipeline = SafePipeline.from_pretrained(place)
         assert pipeline.calibration == calibration and pipeline.policy.version == "house-7"
-        assert pipeline.policy.rules["privacy"].threshold == calibration.threshold("privacy", 0.02 / 6)
+        assert pipeline.policy.rules["privacy"].threshold == calibration.threshold(ANY, 0.02)
         raw = SafePipeline(SafeVLM.from_pretrained(place))
         hot, plain = (side.assess([ask("hello")])[0].types["clean"] for side in (pipeline, raw))
         assert hot != plain
@@ -145,5 +170,5 @@ def test_a_budget_without_a_calibration_is_named(folder, tmp_path):
     (tmp_path / "p.yaml").write_text("budget: 0.02\n")
     with pytest.raises(PolicyError, match="p.yaml.*needs a calibration and the checkpoint has none; run scripts.calibrate"):
         SafePipeline.from_pretrained(folder, policy=tmp_path / "p.yaml")
-    with pytest.raises(PolicyError, match="needs 59999 clean rows"):
+    with pytest.raises(PolicyError, match="budget of 0.0001 needs 23025 clean rows"):
         Policy.from_dict({"budget": 0.0001}, TAXONOMY, Calibration.fit(*rows(500), TAXONOMY))

@@ -107,9 +107,12 @@ def test_cost_of_one_type_and_threshold_of_the_others():
 
 def test_a_type_that_is_off_leaves_guard_to_another_that_fires():
     policy = Policy.from_dict({"types": {"privacy": {"enabled": False}}}, TAXONOMY)
-    decision = policy.decide(assessment(privacy=0.6, insults=0.3, clean=0.1))
-    assert (decision.action, decision.risk_type) == ("hint", "insults")
-    assert policy.decide(assessment(privacy=0.6, insults=0.1, clean=0.3)).action == "base"
+    assert policy.decide(assessment(privacy=0.6, insults=0.3, clean=0.1)).action == "base"  # 0.3 of it is insults: below 0.5
+    careful = Policy.from_dict({"types": {"privacy": {"enabled": False}, "insults": {"threshold": 0.2}}}, TAXONOMY)
+    decision = careful.decide(assessment(privacy=0.6, insults=0.3, clean=0.1))
+    assert (decision.action, decision.risk_type, decision.score) == ("hint", "insults", 0.3)
+    obvious = assessment(privacy=0.999, insults=0.0009, clean=0.0001)  # insults are far above clean, and no matter
+    assert careful.decide(obvious).action == "base"
 
 
 types_and_clean = st.lists(st.floats(0, 1, width=32), min_size=7, max_size=7).filter(lambda row: sum(row) > 0)
