@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from safety_modules.evaluation.metrics import Bin, ece
 from safety_modules.images import load_image
 
 Points = list[tuple[int, float]]
@@ -16,6 +17,7 @@ Points = list[tuple[int, float]]
 WIDTH, HEIGHT = 230, 140  # of a chart, in SVG units
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 22  # margins
 MOST_POINTS = 300
+SQUARE, MARGIN = 150, 12  # side of a reliability plot, and the space around it
 SMALL, LARGE = 160, 448  # pixels: pictures below are shown pixel by pixel, pictures above are reduced
 
 
@@ -116,6 +118,38 @@ def chart(term: str, curves: dict[str, Points]) -> Chart | None:
     y_ticks = tuple((place(x0, tick)[1], f"{tick * 100:.0f} %" if share else f"{tick:g}") for tick in ticks)
     x_ticks = tuple((place(step, y0)[0], f"{step:,}") for step in dict.fromkeys((x0, x1)) if step in {s for s, _ in known})
     return Chart(lines[0].name, tuple(lines), x_ticks, y_ticks)
+
+
+@dataclass(frozen=True)
+class Spot:
+    """One bin of a reliability plot: centre, radius and shade in the plot's units, and its numbers in words."""
+
+    x: float
+    y: float
+    radius: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Confidence (right) against accuracy (up) of one output; on the diagonal the head is as right as it is sure."""
+
+    title: str
+    spots: tuple[Spot, ...]
+    note: str
+    summary: str
+
+
+def reliability_plot(title: str, bins: Sequence[Bin]) -> Plot:
+    """The plot of one output's bins; a spot's area grows with the rows in it."""
+    most = max((row.n for row in bins), default=1)
+    spots = []
+    for row in bins:
+        x, y = (round(MARGIN + value * SQUARE, 1) for value in (row.confidence, 1 - row.accuracy))
+        words = f"confidence {row.confidence:.1%}, right {row.accuracy:.1%}, n {row.n:,}"
+        spots.append(Spot(x, y, round(2 + 5 * math.sqrt(row.n / most), 1), words))
+    note = f"ECE {ece(bins):.2%}, n {sum(row.n for row in bins):,}"
+    return Plot(title, tuple(spots), note, f"{title}: {note}. " + "; ".join(spot.text for spot in spots))
 
 
 def thin(points: Points, size: int) -> Points:

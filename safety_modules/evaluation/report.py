@@ -11,6 +11,7 @@ import jinja2
 from rich.table import Table
 
 from safety_modules.evaluation import charts, targets
+from safety_modules.evaluation.metrics import Bin
 from safety_modules.evaluation.targets import ReportError, Target
 from safety_modules.rule import ACTIONS
 from safety_modules.taxonomy import CLEAN, nearest
@@ -84,6 +85,7 @@ class Report:
         curves: "stage/term" -> (step, value) pairs; "stage/eval_term" is measured on the validation split.
         confusion: of the head, or None.
         level_names: of the risk levels, from none.
+        reliability: title of an output -> its bins.
     """
 
     title: str
@@ -94,6 +96,7 @@ class Report:
     confusion: Confusion | None
     exhibits: list[Exhibit]
     level_names: tuple[str, ...]
+    reliability: dict[str, Sequence[Bin]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         targets.check(self.targets, self.metrics)
@@ -132,6 +135,7 @@ def render(report: Report) -> str:
         marks=marks,
         all_met=all(marks),
         panels=charts.panels(report.curves),
+        plots=[charts.reliability_plot(title, bins) for title, bins in report.reliability.items()],
         pictures=[charts.picture(exhibit.image) if exhibit.image else None for exhibit in report.exhibits],
         filters=order + [name for name in names if name not in order],
         charts=charts,

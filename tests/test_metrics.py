@@ -1,0 +1,53 @@
+import math
+
+import numpy as np
+import pytest
+
+from safety_modules.evaluation import charts
+from safety_modules.evaluation.metrics import Bin, auroc, brier, ece, mean_spread, reliability
+from safety_modules.evaluation.report import Report, render
+
+
+def test_reliability_by_hand():
+    bins = reliability([0.05, 0.95, 1.0, 0.9], [False, True, True, False], bins=10)
+    assert [(row.n, row.accuracy) for row in bins] == [(1, 0.0), (3, 2 / 3)]
+    assert bins[1].confidence == pytest.approx(0.95) and (bins[1].low, bins[1].high) == (0.9, 1.0)
+    assert ece(bins) == pytest.approx(1 / 4 * 0.05 + 3 / 4 * (0.95 - 2 / 3))
+
+
+def test_ece_at_its_ends():
+    assert ece(reliability([1.0] * 5, [True] * 5)) == 0.0
+    assert ece(reliability([1.0] * 5, [False] * 5)) == 1.0
+    assert math.isnan(ece([]))
+
+
+def test_brier_by_hand():
+    assert brier(np.array([[1.0, 0.0], [0.0, 1.0]]), [0, 1]) == 0.0
+    assert brier(np.array([[1.0, 0.0]]), [1]) == 2.0
+    assert brier(np.array([[0.5, 0.25, 0.25]]), [0]) == pytest.approx(0.25 + 2 * 0.0625)
+
+
+def test_auroc_and_means():
+    assert auroc([0.1, 0.2, 0.9], [False, False, True]) == 1.0 and auroc([0.3, 0.3], [False, True]) == 0.5
+    assert math.isnan(auroc([0.1], [True]))
+    assert mean_spread([1.0, 3.0]) == {"mean": 2.0, "spread": pytest.approx(2**0.5), "n": 2}
+    assert mean_spread([1.0])["spread"] == 0.0
+
+
+def report(bins):
+    return Report("A run", {}, {}, [], {}, None, [], (), bins)
+
+
+def test_the_page_shows_reliability_and_escapes_its_titles():
+    page = render(report({"Type <i>": [Bin(0.9, 1.0, 1234, 0.95, 0.9), Bin(0.5, 0.6, 2, 0.55, 0.5)]}))
+    assert "Reliability" in page and "Type &lt;i&gt;" in page and "<i>" not in page.split("Reliability")[1].split("</section>")[0]
+    assert "ECE 5.00%, n 1,236" in page and "confidence 95.0%, right 90.0%, n 1,234" in page
+    assert "Reliability" not in render(report({}))
+
+
+def test_a_spot_on_the_diagonal_and_the_size_of_spots():
+    plot = charts.reliability_plot("t", [Bin(0.4, 0.6, 100, 0.5, 0.5), Bin(0.9, 1.0, 25, 1.0, 1.0)])
+    middle = charts.MARGIN + charts.SQUARE / 2
+    assert (plot.spots[0].x, plot.spots[0].y) == (middle, middle)
+    assert (plot.spots[1].x, plot.spots[1].y) == (charts.MARGIN + charts.SQUARE, charts.MARGIN)
+    assert plot.spots[0].radius == 7 and plot.spots[1].radius == 4.5
