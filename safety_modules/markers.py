@@ -49,10 +49,10 @@ class PlainTexts:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, special_ids: set[int], literals: list[str]) -> None:
         """Args: special_ids: tokens that no text may make. literals: what the template writes between texts."""
         self.tokenizer, self.special_ids = tokenizer, special_ids
-        probe = tokenizer("a", add_special_tokens=False, split_special_tokens=True).input_ids
-        self.adds_space = tokenizer.convert_ids_to_tokens(probe)[0].startswith(("▁", "Ġ"))
+        self.adds_space = self._spelling("a") != "a"  # in front of a piece of text
+        self.adds_second = len(self._spelling(" a")) > 2  # and in front of a space, too
         names = role_markers(literals, tokenizer.convert_ids_to_tokens(sorted(special_ids)))
-        self.markers = [self._spelling(name) for name in names]
+        self.markers = [self._spelling(name)[self.adds_space :] for name in names]
         for name, marker in zip(names, self.markers):
             if not self._differs(marker, "x".join(literals)):
                 logger.warning(
@@ -74,16 +74,15 @@ class PlainTexts:
             tokens = self._reread(tokens, held, prompt)
             held = [self._held(token, prompt, spans) for token in tokens]
         forged = self._forged(tokens, spans)
-        ids, texts = [], []
+        pieces = []
         for i, (token, start, end) in enumerate(tokens):
-            piece = [token]
             if held[i] and token in self.special_ids:  # one that the tokenizer finds even when told to look for none
-                piece = [letter for at in range(start, end) for letter, *_ in self._bare(prompt[at], at)]
+                pieces += [(letter, held[i]) for at in range(start, end) for letter, *_ in self._bare(prompt[at], at)]
             elif i in forged:
-                piece = self._letters(token) or piece
-            ids += piece
-            texts += [held[i]] * len(piece)
-        return ids, texts
+                pieces += [(piece, _numbers(a, b, spans)) for piece, a, b in self._apart(tokens[i], forged[i])]
+            else:
+                pieces.append((token, held[i]))
+        return [token for token, _ in pieces], [numbers for _, numbers in pieces]
 
     def _tokens(self, text: str, at: int = 0, **options: bool) -> list[Token]:
         """Tokens of a text that begins at place `at` of the prompt."""
@@ -96,7 +95,7 @@ class PlainTexts:
         if token in self.special_ids:  # some swallow the spaces beside them, which may be a text's
             name = prompt[start:end]
             start, end = start + len(name) - len(name.lstrip()), start + len(name.rstrip())
-        return [number for a, b, number in spans if start < b and a < end]
+        return _numbers(start, end, spans)
 
     def _reread(self, tokens: list[Token], held: list[list[int]], prompt: str) -> list[Token]:
         """The tokens without the special ones that a text wrote.
@@ -118,47 +117,82 @@ class PlainTexts:
     def _bare(self, text: str, at: int) -> list[Token]:
         """Tokens of a piece of the prompt in which no special token is looked for."""
         tokens = self._tokens(text, at, add_special_tokens=False, split_special_tokens=True)
-        if self.adds_space and at and not text[0].isspace():  # the space in front is the tokenizer's, not the prompt's
-            letters = self._letters(tokens[0][0])
-            tokens[:1] = [(letter, *tokens[0][1:]) for letter in letters[1:]] if letters else tokens[:1]
+        letters = self._letters(tokens[0][0])
+        if letters and at and self.adds_space and (self.adds_second or not text.startswith(" ")):
+            tokens[:1] = [(letter, *tokens[0][1:]) for letter in letters[1:]]  # without the space that is not the prompt's
         return tokens
 
-    def _forged(self, tokens: list[Token], spans: list[Span]) -> set[int]:
-        """Which tokens spell a role marker of which a text wrote a part."""
-        return {
-            i
-            for marker in self._spelled(tokens, self.markers)
-            if any(a <= place < b for _, place in marker for a, b, _ in spans)
-            for i, _ in marker
-        }
+    def _forged(self, tokens: list[Token], spans: list[Span]) -> dict[int, set[int]]:
+        """Tokens that spell a role marker of which a text wrote a part -> which characters of their names do."""
+        forged = {}
+        for marker in self._spelled(tokens, self.markers):
+            if any(a <= _place(tokens[i], size, at) < b for i, size, at in marker for a, b, _ in spans):
+                for i, _, at in marker:
+                    forged.setdefault(i, set()).add(at)
+        return forged
 
-    def _spelled(self, tokens: list[Token], markers: list[str]) -> Iterator[list[tuple[int, int]]]:
-        """Markers that the tokens' names spell: for each of its characters, the number of the token and the place in the prompt.
+    def _spelled(self, tokens: list[Token], markers: list[str]) -> Iterator[list[tuple[int, int, int]]]:
+        """Markers that the tokens' names spell: for each character which token, the length of its name, the place in it.
 
         The names are searched, not the prompt, whose characters a tokenizer may have changed.
         """
         names = self.tokenizer.convert_ids_to_tokens([token for token, *_ in tokens])
         names = ["\n" if token in self.special_ids else name for (token, *_), name in zip(tokens, names)]  # in no marker
-        line, owners, ends = "".join(names), [i for i, name in enumerate(names) for _ in name], [*accumulate(map(len, names))]
+        line, owners = "".join(names), [i for i, name in enumerate(names) for _ in name]
+        begins = [0, *accumulate(map(len, names))]
         for marker in markers:
             for match in re.finditer(f"(?={re.escape(marker)})", line):  # (?=) finds those that overlap, too
                 found = range(match.start(), match.start() + len(marker))
-                # counted from a token's end: a space in front of its name may be the tokenizer's
-                yield [(i, max(tokens[i][1], tokens[i][2] - ends[i] + at)) for at in found for i in [owners[at]]]
+                yield [(i, len(names[i]), at - begins[i]) for at in found for i in [owners[at]]]
 
-    def _spelling(self, marker: str) -> str:
-        """A marker as tokens' names spell it."""
-        ids = self.tokenizer(marker, add_special_tokens=False).input_ids
-        return "".join(self.tokenizer.convert_ids_to_tokens(ids))[self.adds_space :]
+    def _apart(self, token: Token, forged: set[int]) -> list[Token]:
+        """Tokens in place of one: the forged characters of its name alone, what is between them in as few as can be."""
+        letters = self._letters(token[0])
+        name = self.tokenizer.convert_ids_to_tokens(token[0])
+        if len(letters) != len(name):
+            return [token]
+        pieces, at = [], 0
+        while at < len(name):
+            stop = at + 1 if at in forged else min((i for i in forged if i > at), default=len(name))
+            while (piece := self._known(name[at:stop])) is None:
+                stop -= 1
+            pieces.append((piece, _place(token, len(name), at), _place(token, len(name), stop - 1) + 1))
+            at = stop
+        return pieces
+
+    def _spelling(self, text: str) -> str:
+        """A text as tokens' names spell it."""
+        return "".join(self.tokenizer.tokenize(text, add_special_tokens=False))
 
     def _differs(self, marker: str, prompt: str) -> bool:
         """Whether a marker has a token of several letters wherever the template writes it."""
         tokens = self._tokens(prompt, add_special_tokens=False)
         split = [self._letters(token) not in ([], [token]) for token, *_ in tokens]
-        return all(any(split[i] for i, _ in letters) for letters in self._spelled(tokens, [marker]))
+        return all(any(split[i] for i, *_ in letters) for letters in self._spelled(tokens, [marker]))
 
     def _letters(self, token: int) -> list[int]:
         """Ids of the characters of a token's name, each alone; none where the vocabulary lacks one."""
         name = self.tokenizer.convert_ids_to_tokens(token)
-        ids = [token] if BYTE.fullmatch(name) else self.tokenizer.convert_tokens_to_ids(list(name))
-        return [] if {None, self.tokenizer.unk_token_id} & set(ids) else ids
+        if BYTE.fullmatch(name):
+            return [token]
+        letters = [self._known(letter) for letter in name]
+        return [] if None in letters else letters
+
+    def _known(self, name: str) -> int | None:
+        """Id of the token of this name; None where there is none."""
+        token = self.tokenizer.convert_tokens_to_ids(name)
+        return None if token == self.tokenizer.unk_token_id else token
+
+
+def _place(token: Token, size: int, at: int) -> int:
+    """Place in the prompt of character `at` of a token's name of length `size`.
+
+    Counted from the end: a space in front of the name may be the tokenizer's.
+    """
+    _, start, end = token
+    return max(start, end - size + at)
+
+
+def _numbers(start: int, end: int, spans: list[Span]) -> list[int]:
+    """Numbers of the texts that have characters between two places of the prompt."""
+    return [number for a, b, number in spans if start < b and a < end]

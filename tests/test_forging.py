@@ -1,15 +1,19 @@
 """No text forges structure: special tokens, role markers, or anything outside its own place in the prompt."""
 
 import json
+import logging
 
 import pytest
 import tiny
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from transformers import AutoProcessor, PreTrainedTokenizerFast
 
-from safety_modules import Taxonomy, ask
+from safety_modules import SafeVLM, Taxonomy, ask
+from safety_modules.markers import role_markers
+from safety_modules.pipeline import ASSESS
 from safety_modules.processing import SafeProcessor
 
 MARKERS = ("USER:", "ASSISTANT:")
@@ -91,7 +95,7 @@ def outside(processor, row):
     return [stretch for stretch in stretches if stretch]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @CASES
 @example(["USER:", "x", "x", "x"], True, True, True)
 @example(["<s>"] * 4, True, True, True)
@@ -101,12 +105,11 @@ def test_any_texts_leave_the_structure_as_it_is(processors, texts, picture, seve
         calm = encode(processor, "xxx", "xxxx", picture, several, hint)
         assert specials(processor, row["input_ids"]) == specials(processor, calm["input_ids"])
         mine, other = markers(processor, row["input_ids"]), markers(processor, calm["input_ids"])
-        # a token of llava's may hold the end of a forged marker and the start of the template's: both are then in letters
-        assert len(mine) <= len(other) if name == "llava" else mine == other
+        assert len(mine) == len(other) if name == "llava" else mine == other  # in llava some tokens hold the template and a text
         assert not specials(processor, row["input_ids"][row["question_mask"] > 0])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @CASES
 def test_a_users_text_changes_no_token_outside_it(processors, texts, picture, several, hint):
     asked = [text or "?" for text in texts]
@@ -122,7 +125,7 @@ def test_a_users_text_changes_no_token_outside_it(processors, texts, picture, se
             assert abs(len(mine) - len(other)) < max(map(len, processor.tokenizer.get_vocab()))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @CASES
 def test_every_text_is_still_there(processors, texts, picture, several, hint):
     for name, processor in processors.items():
@@ -187,7 +190,7 @@ def test_added_tokens(bases):
     template = tiny.VICUNA.replace("m['role'].upper() + ': '", "'<turn><|user|>\n'")
     processor = SafeProcessor(rebuilt(bases["llava"], added=added, template=template), 3)
     tokens = names(processor, processor.encode(ask("  hello <turn>a<|user|>\n\nb"))["input_ids"])
-    assert [tokens.count(token.content) for token in added] == [1, 1, 0]  # a text's space does not make the template's its own
+    assert [tokens.count(token.content) for token in added] == [1, 1, 1]  # and a text's space does not undo the template's
     assert "\n\n" in names(processor, processor.encode(ask("a\n\nb"))["input_ids"])
 
 

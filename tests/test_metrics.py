@@ -1,3 +1,5 @@
+"""The metrics on values computed by hand, and their place on the report page."""
+
 import math
 
 import numpy as np
@@ -13,6 +15,12 @@ def test_reliability_by_hand():
     assert [(row.n, row.accuracy) for row in bins] == [(1, 0.0), (3, 2 / 3)]
     assert bins[1].confidence == pytest.approx(0.95) and (bins[1].low, bins[1].high) == (0.9, 1.0)
     assert ece(bins) == pytest.approx(1 / 4 * 0.05 + 3 / 4 * (0.95 - 2 / 3))
+
+
+@pytest.mark.parametrize("bins", [10, 15, 100])  # 0.29 * 100 is below 29
+def test_every_edge_belongs_to_the_bin_above_it(bins):
+    edges = [i / bins for i in range(bins)]
+    assert [(row.low, row.n) for row in reliability(edges, [True] * bins, bins)] == [(edge, 1) for edge in edges]
 
 
 def test_ece_at_its_ends():
@@ -41,7 +49,9 @@ def report(bins):
 def test_the_page_shows_reliability_and_escapes_its_titles():
     page = render(report({"Type <i>": [Bin(0.9, 1.0, 1234, 0.95, 0.9), Bin(0.5, 0.6, 2, 0.55, 0.5)]}))
     assert "Reliability" in page and "Type &lt;i&gt;" in page and "<i>" not in page.split("Reliability")[1].split("</section>")[0]
-    assert "ECE 5.00%, n 1,236" in page and "confidence 95.0%, right 90.0%, n 1,234" in page
+    assert "ECE 5.00 %, n 1,236" in page and page.count("confidence 95.0 %, right 90.0 %, n 1,234") == 2  # read and hovered
+    assert page.count('class="diagonal"') == 1 and page.count('class="spot"') == 2
+    assert "no rows" in render(report({"Type": []}))
     assert "Reliability" not in render(report({}))
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -155,12 +156,30 @@ def test_hints_come_to_a_share_of_the_risky_rows(bases, table):
     samples = read_sources(made.data.train, made.data.root, taxonomy)
     texts = {}
     for rate in (0.0, 0.5, 1.0):
-        rows = Exchanges(samples, model.processor, taxonomy, made.data, hint_rate=rate)
+        rows = Exchanges(samples, model.processor, taxonomy, dataclasses.replace(made.data, hint_rate=rate), train=True)
         decoded = [model.processor.tokenizer.decode(row["input_ids"]) for row in rows]
-        texts[rate] = [("exchange involves" in text, sample.risk_level > 0) for text, sample in zip(decoded, samples)]
+        told = [taxonomy.hints(s.risk_type, s.risk_level) if s.risk_level else [] for s in samples]
+        texts[rate] = [(any(hint in text for hint in hints), bool(hints)) for text, hints in zip(decoded, told)]
+        used = {hint for text, hints in zip(decoded, told) for hint in hints if hint in text}
     assert not any(hinted for hinted, _ in texts[0.0])
     assert all(hinted == risky for hinted, risky in texts[1.0])
     assert 0 < sum(hinted for hinted, _ in texts[0.5]) < sum(hinted for hinted, _ in texts[1.0])
+    assert len(used) > len({sample.risk_type for sample in samples if sample.risk_level})  # several wordings of one hint
+
+
+def test_forgeries_come_to_a_share_of_the_training_rows_and_keep_question_and_label(bases, table):
+    taxonomy = Taxonomy.default()
+    model = SafeVLM.attach(bases["llava"], tiny.safety_config())
+    made = config(table, table.parent / "unused", STAGE1, "--base", bases["llava"], *SHAPE)
+    samples = read_sources(made.data.train, made.data.root, taxonomy) * 8
+    samples = [dataclasses.replace(sample, source=f"{sample.source}/{i}") for i, sample in enumerate(samples)]
+    data = dataclasses.replace(made.data, forge_rate=0.5)
+    for train_, low, high in ((True, 0.3, 0.7), (False, 0.0, 0.0)):
+        rows = Exchanges(samples, model.processor, taxonomy, data, train=train_)
+        texts = [rows.messages(sample)[-1]["content"][-1]["text"] for sample in samples]
+        assert all(sample.question in text for sample, text in zip(samples, texts))
+        assert low <= sum(sample.question != text for sample, text in zip(samples, texts)) / len(samples) <= high
+        assert [rows.messages(sample) for sample in samples[:5]] == [rows.messages(sample) for sample in samples[:5]]
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,8 @@ class DataConfig:
         validation: the head is measured on these during training; may be empty.
         hint_rate: share of risky training rows that carry their hint, in [0, 1], so that the model learns to read hints
             and does not depend on them. PSA-VLM's release trains without any.
+        forge_rate: share of training rows, in [0, 1], whose question gets a text that a user might add to mislead the head
+            (see `forgery`); the label stays.
         max_length: bound on tokens in a row, image features included; a longer row is an error.
         features: folder where a guard stage keeps what the vision tower makes of its pictures, for further runs; null to
             keep it in memory.
@@ -51,14 +53,16 @@ class DataConfig:
     train: list[Source]
     validation: list[Source] = field(default_factory=list)
     hint_rate: float = 0.0
+    forge_rate: float = 0.0
     max_length: int = 2048
     features: str | None = None
 
     def __post_init__(self) -> None:
         if not self.train:
             raise ConfigError("data.train is empty; name at least one recipe")
-        if not 0 <= self.hint_rate <= 1:
-            raise ConfigError(f"data.hint_rate: {self.hint_rate} is a share and must be in 0..1")
+        for name in ("hint_rate", "forge_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"data.{name}: {getattr(self, name)} is a share and must be in 0..1")
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from safety_modules.pipeline import SafePipeline
 from safety_modules.policy import Policy
 from train import control_measure as measure
 from train.calibrate import Logits, fit, logits, quality
-from train.experiment import BASE, CONFIGS, number, rows, stage, summary, world
+from train.experiment import BASE, number, rows, stage, summary, world
 
 SIZES = {"train": 48000, "validation": 8000, "test": 5000, "ood": 2600}
 ANSWERED = 2500  # test rows that are answered, not only assessed
 BUDGETS = (0.01, 0.05)
 QUERIES = ("image", "paper")  # heads beside the default, joint
-POLICY = CONFIGS / "control_policy.yaml"
+POLICY = Path(__file__).with_name("control_policy.yaml")
 Numbers = dict[str, dict[str, float]]  # name -> {"value", "n"}
 
 TARGETS = [

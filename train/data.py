@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from safety_modules.images import ImageError
 from safety_modules.processing import ProcessingError, SafeProcessor
 from safety_modules.taxonomy import Taxonomy
 from train.config import DataConfig, Source
+from train.forgery import added
 
 
 def read_sources(sources: Sequence[Source], root: str, taxonomy: Taxonomy) -> list[Sample]:
@@ -46,11 +48,12 @@ class Exchanges(Dataset):
     """Samples as rows of tensors, made when they are asked for."""
 
     def __init__(
-        self, samples: Sequence[Sample], processor: SafeProcessor, taxonomy: Taxonomy, config: DataConfig, hint_rate: float = 0.0
+        self, samples: Sequence[Sample], processor: SafeProcessor, taxonomy: Taxonomy, config: DataConfig, train: bool = False
     ) -> None:
-        """Args: hint_rate: share of risky rows that carry a hint; which row carries which wording depends on the row alone."""
+        """Args: train: add hints and forgeries at the config's rates; which row gets which depends on the row alone."""
         self.samples, self.processor, self.taxonomy = samples, processor, taxonomy
-        self.max_length, self.hint_rate = config.max_length, hint_rate
+        self.max_length = config.max_length
+        self.hint_rate, self.forge_rate = (config.hint_rate, config.forge_rate) if train else (0.0, 0.0)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -68,13 +71,21 @@ class Exchanges(Dataset):
             hint = hints[int(share(f"wording of {sample.source}") * len(hints))]
         try:
             row = self.processor.encode(
-                to_messages(sample), answer=sample.answer, hint=hint, max_length=self.max_length, row=sample.source
+                self.messages(sample), answer=sample.answer, hint=hint, max_length=self.max_length, row=sample.source
             )
         except ImageError as error:
             raise DataError(f"{sample.source}: {error}") from error
         except ProcessingError as error:
             raise DataError(str(error)) from error
         return {**row, **self.label(sample)}
+
+    def messages(self, sample: Sample) -> list[dict]:
+        """The chat messages of a sample, at the forge rate with a forgery in the last user turn."""
+        messages = to_messages(sample)
+        if share(f"forge {sample.source}") < self.forge_rate:
+            part = messages[-1]["content"][-1]
+            part["text"] = added(random.Random(sample.source), part["text"], self.taxonomy)
+        return messages
 
     def label(self, sample: Sample) -> dict[str, Tensor]:
         """risk_type () and risk_level () of a sample, as class indices."""

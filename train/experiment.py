@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data_recipes import riskworld
 from data_recipes.sample import Sample
-from safety_modules.checkpoint import write_text
+from safety_modules.checkpoint import SAFETY, WEIGHTS, write_text
 from safety_modules.evaluation.metrics import mean_spread
 from train.config import read_config
 from train.run import FINAL, train
@@ -38,7 +38,7 @@ def stage(config: str, output: Path, *overrides: str) -> tuple[Path, float]:
         The folder of the result, and the seconds that it took when it was trained (all parts, where it was cut off: the last).
     """
     args = ["--config", str(CONFIGS / config), "--output", str(output), *overrides]
-    stamp = {"args": args, "config": hashlib.sha256((CONFIGS / config).read_bytes()).hexdigest()}
+    stamp = {"args": args, "files": [_digest(Path(value)) for value in args]}
     done, begun = output / RESULT, output / "begun.json"
     if done.is_file():
         found = json.loads(done.read_text(encoding="utf-8"))
@@ -54,6 +54,13 @@ def stage(config: str, output: Path, *overrides: str) -> tuple[Path, float]:
         shutil.rmtree(checkpoint)
     write_text(done, json.dumps({"stamp": stamp, "seconds": seconds}))
     return final, seconds
+
+
+def _digest(path: Path) -> str:
+    """Of a file, or of the modules in a trained folder; empty for any other argument."""
+    weights = path / SAFETY / WEIGHTS
+    found = weights if weights.is_file() else path
+    return hashlib.sha256(found.read_bytes()).hexdigest() if found.is_file() else ""
 
 
 def rows(folder: Path, split: str, count: int | None = None, ood: Sequence[str] | None = None) -> list[tuple[Sample, dict]]:

@@ -21,7 +21,7 @@ from safety_modules.losses import IGNORE
 from safety_modules.modeling import SafeVLM
 from safety_modules.pipeline import ask
 from safety_modules.processing import SafeProcessor
-from train.data import Exchanges, to_messages
+from train.data import Exchanges
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Features(Dataset):
 
     def _encode(self, index: int) -> dict[str, Tensor]:
         sample = self.rows.samples[index]
-        row = self.rows.processor.encode(to_messages(sample), row=sample.source, pictures=False)
+        row = self.rows.processor.encode(self.rows.messages(sample), row=sample.source, pictures=False)
         kept = row["question_mask"] > 0
         kept[0] = True
         ids = row["input_ids"][kept]

@@ -60,7 +60,7 @@ def prepare(config: TrainConfig) -> tuple[SafetyTrainer, PeftModel | None, str]:
         model.base.set_attn_implementation(config.attention)
     adapter = add_lora(model, config.lora) if config.lora else None
     data, taxonomy, processor = config.data, model.taxonomy, model.processor
-    rows = Exchanges(read_sources(data.train, data.root, taxonomy), processor, taxonomy, data, data.hint_rate)
+    rows = Exchanges(read_sources(data.train, data.root, taxonomy), processor, taxonomy, data, train=True)
     validation = Exchanges(read_sources(data.validation, data.root, taxonomy), processor, taxonomy, data)
     if config.guard:
         rows, validation = (Features(part, model, data.features) for part in (rows, validation))

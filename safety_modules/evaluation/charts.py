@@ -122,7 +122,7 @@ def chart(term: str, curves: dict[str, Points]) -> Chart | None:
 
 @dataclass(frozen=True)
 class Spot:
-    """One bin of a reliability plot: centre, radius and shade in the plot's units, and its numbers in words."""
+    """One bin of a reliability plot: centre and radius in the plot's units, and its numbers in words."""
 
     x: float
     y: float
@@ -132,7 +132,7 @@ class Spot:
 
 @dataclass(frozen=True)
 class Plot:
-    """Confidence (right) against accuracy (up) of one output; on the diagonal the head is as right as it is sure."""
+    """Confidence (across) against accuracy (up) of one output; on the diagonal the head is as often right as it is sure."""
 
     title: str
     spots: tuple[Spot, ...]
@@ -146,9 +146,9 @@ def reliability_plot(title: str, bins: Sequence[Bin]) -> Plot:
     spots = []
     for row in bins:
         x, y = (round(MARGIN + value * SQUARE, 1) for value in (row.confidence, 1 - row.accuracy))
-        words = f"confidence {row.confidence:.1%}, right {row.accuracy:.1%}, n {row.n:,}"
+        words = f"confidence {row.confidence * 100:.1f} %, right {row.accuracy * 100:.1f} %, n {row.n:,}"
         spots.append(Spot(x, y, round(2 + 5 * math.sqrt(row.n / most), 1), words))
-    note = f"ECE {ece(bins):.2%}, n {sum(row.n for row in bins):,}"
+    note = f"ECE {ece(bins) * 100:.2f} %, n {sum(row.n for row in bins):,}" if bins else "no rows"
     return Plot(title, tuple(spots), note, f"{title}: {note}. " + "; ".join(spot.text for spot in spots))
 
 

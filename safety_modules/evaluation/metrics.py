@@ -60,7 +60,8 @@ def reliability(confidences: Sequence[float], correct: Sequence[bool], bins: int
         correct: (B,), whether the prediction is right.
     """
     values, right = np.asarray(confidences, dtype=float), np.asarray(correct, dtype=float)
-    place = np.minimum((values * bins).astype(int), bins - 1)  # (B,)
+    edges = np.arange(1, bins) / bins  # compared, not multiplied: 0.29 * 100 is below 29
+    place = np.searchsorted(edges, values, side="right")  # (B,)
     chosen = [(i, place == i) for i in range(bins) if (place == i).any()]
     return [Bin(i / bins, (i + 1) / bins, int(m.sum()), float(values[m].mean()), float(right[m].mean())) for i, m in chosen]
 
