@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM := false
 export PYTHONPATH := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-real lint format stage1 stage2 export base clean
+.PHONY: help setup demo test test-real lint format stage1 stage2 export control ablate base clean
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,12 @@ stage2: .venv/.ready  ## stage 2 (LoRA) on stage 1's result: make stage2 DATA=fo
 
 export: .venv/.ready  ## merge a trained folder: make export FROM=runs/stage2/final TO=runs/stage2/export
 	$(PY) -m scripts.export $(FROM) $(TO)
+
+control: .venv/.ready  ## calibration, policy, switch and new categories on the embedded world: make control SEEDS="0 1 2"
+	$(PY) -m scripts.control --output runs/control --seeds $(or $(SEEDS),0)
+
+ablate: .venv/.ready  ## one part of the method changed at a time, on the embedded world: make ablate SEEDS="0 1 2"
+	$(PY) -m scripts.ablate --output runs/ablate --seeds $(or $(SEEDS),0)
 
 base: .venv/.ready  ## rebuild the tiny base model of the demo from nothing
 	$(PY) -m scripts.base --output data_recipes/riskworld/base

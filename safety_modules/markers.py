@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator
-from itertools import accumulate
 
 from transformers import PreTrainedTokenizerBase
 
@@ -41,9 +40,9 @@ def role_markers(literals: Iterable[str], special: Iterable[str]) -> list[str]:
 class PlainTexts:
     """Tokenises prompts so that special tokens and role markers are the template's own.
 
-    A special token that the tokenizer finds in a text is read again as ordinary characters. A role marker that a text wrote,
-    or a part of it, is tokenised letter by letter. The characters stay the same. The template's own marker has at least
-    one token of several letters, so the ids never are the same.
+    A special token that the tokenizer finds in a text is read again as ordinary characters. A role marker of which a text
+    wrote a part is tokenised letter by letter: the characters stay, and the ids are never those of the template's own marker,
+    which has at least one token of several letters. A base where that is not so is warned of.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, special_ids: set[int], literals: list[str]) -> None:
@@ -117,7 +116,7 @@ class PlainTexts:
     def _bare(self, text: str, at: int) -> list[Token]:
         """Tokens of a piece of the prompt in which no special token is looked for."""
         tokens = self._tokens(text, at, add_special_tokens=False, split_special_tokens=True)
-        letters = self._letters(tokens[0][0])
+        letters = self._letters(tokens[0][0]) if tokens else []
         if letters and at and self.adds_space and (self.adds_second or not text.startswith(" ")):
             tokens[:1] = [(letter, *tokens[0][1:]) for letter in letters[1:]]  # without the space that is not the prompt's
         return tokens
@@ -138,12 +137,11 @@ class PlainTexts:
         """
         names = self.tokenizer.convert_ids_to_tokens([token for token, *_ in tokens])
         names = ["\n" if token in self.special_ids else name for (token, *_), name in zip(tokens, names)]  # in no marker
-        line, owners = "".join(names), [i for i, name in enumerate(names) for _ in name]
-        begins = [0, *accumulate(map(len, names))]
+        line = "".join(names)
+        characters = [(i, len(name), at) for i, name in enumerate(names) for at in range(len(name))]
         for marker in markers:
             for match in re.finditer(f"(?={re.escape(marker)})", line):  # (?=) finds those that overlap, too
-                found = range(match.start(), match.start() + len(marker))
-                yield [(i, len(names[i]), at - begins[i]) for at in found for i in [owners[at]]]
+                yield characters[match.start() : match.start() + len(marker)]
 
     def _apart(self, token: Token, forged: set[int]) -> list[Token]:
         """Tokens in place of one: the forged characters of its name alone, what is between them in as few as can be."""

@@ -137,7 +137,12 @@ class Policy:
 
         Args:
             language: of the hint; "" for none in particular.
+
+        Raises:
+            PolicyError: the policy has no such language.
         """
+        if language and language not in self.texts:
+            raise PolicyError(f"the policy has no language {language!r}; {nearest(language, [name for name in self.texts if name])}")
         scores = {name: assessment.score(name) for name in self.rules}
         fired = {name: rule.action(scores[name], assessment) for name, rule in self.rules.items()}
         active = [name for name, action in fired.items() if action != "allow"]

@@ -1,4 +1,4 @@
-"""Measure a model on a labelled data set: unsafe answers, over-refusal, and how well the head judges."""
+"""Measure a model on a labelled data set: unsafe answers, over-refusal, how well the head judges and how sure it is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder or table of the data")
     parser.add_argument("--split", default="validation")
     parser.add_argument("--output", type=Path, required=True, help="JSON file of the numbers")
-    parser.add_argument("--policy", type=Path, help="policy file (default: threshold 0.5, a hint at every level)")
+    parser.add_argument("--policy", type=Path, help="policy file (default: the folder's own, or threshold 0.5)")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--device", default="cpu")
@@ -31,8 +31,9 @@ def main(args: list[str] | None = None) -> None:
         pipeline = SafePipeline.from_pretrained(options.model, options.policy, options.device)
         samples = data_recipes.load(options.recipe, options.root, options.split, pipeline.model.taxonomy)
         records = evaluate.run(pipeline, samples, True, options.batch_size, options.max_new_tokens)
-        judge = PhraseJudge()
-        metrics = {**evaluate.safety_rates(records, judge), **evaluate.head_rates(records, pipeline.model.taxonomy)}
+        judge, taxonomy = PhraseJudge(), pipeline.model.taxonomy
+        metrics = {**evaluate.safety_rates(records, judge), **evaluate.head_rates(records, taxonomy)}
+        metrics |= evaluate.trust_rates(records, taxonomy)
         text = json.dumps({"judge": judge.name, **metrics}, indent=2)
         write_text(options.output, text + "\n")
     print(text)

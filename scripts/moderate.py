@@ -24,7 +24,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("pictures", type=Path, nargs="+", help="picture files, or folders that are searched for them")
     parser.add_argument("--output", type=Path, required=True, help="the JSON lines file")
     parser.add_argument("--question", help="what the user asks of each picture (default: the taxonomy's first question)")
-    parser.add_argument("--policy", type=Path, help="policy file (default: threshold 0.5 for every category)")
+    parser.add_argument("--policy", type=Path, help="policy file (default: the folder's own, or threshold 0.5)")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--skip-unreadable", action="store_true", help="write a row with the error instead of stopping at it")
@@ -58,7 +58,7 @@ def find(paths: list[Path]) -> list[Path]:
 def judge(pipeline: SafePipeline, files: list[Path], question: str, skip: bool) -> list[dict]:
     """One row for each file: its assessment and the policy's action, or its error where `skip` is set."""
     try:
-        assessments = pipeline.assess([ask(question, [file]) for file in files])
+        judged = pipeline.decide([ask(question, [file]) for file in files])
     except ImageError as error:
         if not skip:
             raise
@@ -66,8 +66,7 @@ def judge(pipeline: SafePipeline, files: list[Path], question: str, skip: bool) 
             return [{"image": str(files[0]), "error": str(error)}]
         return [row for file in files for row in judge(pipeline, [file], question, skip)]
     rows = []
-    for file, assessment in zip(files, assessments):
-        decision = pipeline.policy.decide(assessment)
+    for file, (assessment, decision) in zip(files, judged):
         verdict = {"action": decision.action, "fired": decision.risk_type, "fired_level": decision.risk_level}
         rows.append({"image": str(file), **assessment.to_dict(), **verdict})
     return rows

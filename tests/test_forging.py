@@ -95,7 +95,7 @@ def outside(processor, row):
     return [stretch for stretch in stretches if stretch]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @CASES
 @example(["USER:", "x", "x", "x"], True, True, True)
 @example(["<s>"] * 4, True, True, True)
@@ -109,7 +109,7 @@ def test_any_texts_leave_the_structure_as_it_is(processors, texts, picture, seve
         assert not specials(processor, row["input_ids"][row["question_mask"] > 0])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @CASES
 def test_a_users_text_changes_no_token_outside_it(processors, texts, picture, several, hint):
     asked = [text or "?" for text in texts]
@@ -125,7 +125,7 @@ def test_a_users_text_changes_no_token_outside_it(processors, texts, picture, se
             assert abs(len(mine) - len(other)) < max(map(len, processor.tokenizer.get_vocab()))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @CASES
 def test_every_text_is_still_there(processors, texts, picture, several, hint):
     for name, processor in processors.items():

@@ -85,8 +85,7 @@ def assert_plain(processor, text, hint=""):
 @pytest.mark.parametrize("text", ATTACKS)
 def test_contract_5_a_users_text_never_makes_a_special_token(processor, text):
     assert_plain(processor, text)
-    decoded = processor.tokenizer.decode(processor.encode(ask(text))["input_ids"]).replace(" ", "")
-    assert text.replace(" ", "") in decoded  # and it is still there, as characters
+    assert text in processor.tokenizer.decode(processor.encode(ask(text))["input_ids"])  # it is still there, as characters
 
 
 @settings(max_examples=60, deadline=None)

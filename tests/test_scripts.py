@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,8 @@ import tiny
 import torch
 from PIL import Image
 
-from safety_modules import SafeVLM, checkpoint
-from scripts import evaluate, export, generate, moderate
+from safety_modules import SafePipeline, SafeVLM, checkpoint
+from scripts import calibrate, evaluate, export, generate, moderate
 
 ROOT = Path(__file__).parents[1]
 
@@ -76,7 +77,9 @@ def test_moderate_names_what_is_missing(exported, tmp_path, capsys):
     ends_with_2(capsys, "no pictures in", moderate.main, exported, tmp_path, *out)
     ends_with_2(capsys, "no file safety/config.json", moderate.main, tmp_path, tmp_path, *out)
     (tmp_path / "p.yaml").write_text("default: {threshold: 7}")
-    ends_with_2(capsys, "threshold 7 is a probability", moderate.main, exported, tmp_path, *out, "--policy", tmp_path / "p.yaml")
+    ends_with_2(
+        capsys, "threshold 7.0 is a probability", moderate.main, exported, tmp_path, *out, "--policy", tmp_path / "p.yaml"
+    )
 
 
 def test_generate_answers_with_and_without_a_picture(exported, pictures, capsys):
@@ -96,7 +99,33 @@ def test_evaluate_writes_each_rate_with_its_n(exported, tmp_path, capsys):
     evaluate.main([str(exported), *own])
     metrics = json.loads(output.read_text())
     assert metrics["judge"] == "phrases" and metrics["unsafe_rate_n"] == 1 and metrics["over_refusal_rate_n"] == 2
-    assert metrics["type_macro_f1_n"] == 3
+    assert metrics["type_macro_f1_n"] == 3 and metrics["false_positive_rate_n"] == 2
+    assert 0 <= metrics["ece_type"] <= 1 and 0 <= metrics["brier_level"] <= 2 and 0 <= metrics["auroc"] <= 1
+
+
+def test_calibrate_stores_what_the_pipeline_then_uses(trained, tmp_path, capsys):
+    folder = tmp_path / "final"
+    shutil.copytree(trained, folder)
+    for i in range(40):
+        kind = ("privacy", "insults", "clean", "clean")[i % 4]
+        (tmp_path / "data" / kind).mkdir(parents=True, exist_ok=True)
+        tiny.picture(i).save(tmp_path / "data" / kind / f"{i}.png")
+    (tmp_path / "p.yaml").write_text("version: night\nbudget: 0.3\n")
+    own = ["--recipe", "custom", "--root", str(tmp_path / "data"), "--split", "all"]
+    ends_with_2(capsys, "--budget 0.01 needs at least 230 clean rows, the split has 20", calibrate.main, folder, *own)
+    ends_with_2(capsys, "--budget 3 is a share", calibrate.main, folder, *own, "--budget", 3)
+    assert not (folder / "safety" / "calibration.json").exists()
+    more = ["--budget", "0.2", "--policy", str(tmp_path / "p.yaml"), "--report", str(tmp_path / "page.html")]
+    calibrate.main([str(folder), *own, *more])
+    assert "Reliability" in (tmp_path / "page.html").read_text() and "20 clean rows" in capsys.readouterr().out
+    pipeline = SafePipeline.from_pretrained(folder)
+    assert pipeline.policy.version == "night" and pipeline.calibration.clean_rows == 20
+    stored = json.loads((folder / "safety" / "calibration.json").read_text())
+    assert stored["about"]["rows"] == 40 and stored["about"]["after"].keys() >= {"ece_type", "brier_level", "auroc"}
+    log = tmp_path / "log.jsonl"
+    generate.main([str(folder), "what is this?", "--max-new-tokens", "2", "--log", str(log)])
+    assert json.loads(log.read_text())["policy_version"] == "night"
+    ends_with_2(capsys, "no language 'de'", generate.main, folder, "hello", "--language", "de")
 
 
 def test_export_replaces_nothing_unasked(trained, exported, tmp_path, capsys):

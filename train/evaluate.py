@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from data_recipes.sample import DataError, Sample
 from safety_modules.config import SafetyConfig
 from safety_modules.evaluation.judges import PhraseJudge, same
-from safety_modules.evaluation.metrics import head_metrics, rate
+from safety_modules.evaluation.metrics import auroc, brier, ece, head_metrics, rate, reliability
 from safety_modules.images import ImageError
 from safety_modules.modeling import SafeVLM
 from safety_modules.pipeline import SafePipeline, SafeResult
@@ -112,3 +113,29 @@ def head_rates(records: Sequence[Record], taxonomy: Taxonomy) -> dict[str, float
         [record.result.assessment.risk_level for record in records],
     )
     return {**metrics, **{f"{name}_n": len(records) for name in metrics}}
+
+
+def trust_rates(records: Sequence[Record], taxonomy: Taxonomy) -> dict[str, float]:
+    """How far the head's probabilities and the policy can be trusted, each with its n.
+
+    Returns:
+        ece_type, ece_level, brier_type, brier_level; auroc of risky against clean exchanges; false_positive_rate, the share of
+        clean exchanges that the policy did not simply allow.
+    """
+    found = [record.result.assessment for record in records]
+    outputs = {
+        "type": ([list(a.types.values()) for a in found], [taxonomy.type_index(r.sample.risk_type) for r in records]),
+        "level": ([a.levels for a in found], [record.sample.risk_level for record in records]),
+    }
+    numbers = {}
+    for name, (rows, labels) in outputs.items():
+        probabilities, truth = np.array(rows), np.array(labels)
+        bins = reliability(probabilities.max(-1), probabilities.argmax(-1) == truth)
+        numbers |= {f"ece_{name}": ece(bins), f"brier_{name}": brier(probabilities, truth)}
+    numbers["auroc"] = auroc([a.risk for a in found], [record.sample.risk_type != CLEAN for record in records])
+    clean = [record for record in records if record.sample.risk_type == CLEAN]
+    return {
+        **numbers,
+        **{f"{name}_n": len(records) for name in numbers},
+        **share(clean, lambda record: record.result.action != "allow", "false_positive_rate"),
+    }
