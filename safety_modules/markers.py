@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 logger = logging.getLogger(__name__)
 
 BYTE = re.compile("<0x[0-9A-F]{2}>")  # name of a token that stands for one byte
+GAP = "\u200b"
 Span = tuple[int, int, int]  # start and end of a text in the prompt, number of the text
 Token = tuple[int, int, int]  # id, start and end of its characters in the prompt
 
@@ -42,7 +43,8 @@ class PlainTexts:
 
     A special token that the tokenizer finds in a text is read again as ordinary characters. A role marker of which a text
     wrote a part is tokenised letter by letter: the characters stay, and the ids are never those of the template's own marker,
-    which has at least one token of several letters. A base where that is not so is warned of.
+    which has at least one token of several letters. Where a tokenizer spells the template's marker in letters too, a
+    zero-width space is put into the text's: the only case in which a character is added.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, special_ids: set[int], literals: list[str]) -> None:
@@ -52,13 +54,10 @@ class PlainTexts:
         self.adds_second = len(self._spelling(" a")) > 2  # and in front of a space, too
         names = role_markers(literals, tokenizer.convert_ids_to_tokens(sorted(special_ids)))
         self.markers = [self._spelling(name)[self.adds_space :] for name in names]
-        for name, marker in zip(names, self.markers):
-            if not self._differs(marker, "x".join(literals)):
-                logger.warning(
-                    "the base's tokenizer has no token of two letters for the role marker %r of its chat template: a text that "
-                    "holds it cannot be told from it",
-                    name,
-                )
+        self.alike = [marker for marker in self.markers if not self._differs(marker, "x".join(literals))]
+        self.gap = [token for token, *_ in self._bare(GAP, 1)]
+        if self.alike and not self.gap:
+            logger.warning("the base's tokenizer has no %r: a text's %s cannot be told from the template's", GAP, names)
 
     def encode(self, prompt: str, spans: list[Span], bos: bool = False) -> tuple[list[int], list[list[int]]]:
         """Token ids of a filled prompt, and for each the numbers of the texts that it holds characters of.
@@ -81,6 +80,8 @@ class PlainTexts:
                 pieces += [(piece, _numbers(a, b, spans)) for piece, a, b in self._apart(tokens[i], forged[i])]
             else:
                 pieces.append((token, held[i]))
+        for marker in self.alike:
+            pieces = self._parted(pieces, marker)
         return [token for token, _ in pieces], [numbers for _, numbers in pieces]
 
     def _tokens(self, text: str, at: int = 0, **options: bool) -> list[Token]:
@@ -157,6 +158,19 @@ class PlainTexts:
             pieces.append((piece, _place(token, len(name), at), _place(token, len(name), stop - 1) + 1))
             at = stop
         return pieces
+
+    def _parted(self, pieces: list[tuple[int, list[int]]], marker: str) -> list[tuple[int, list[int]]]:
+        """Tokens and the texts that they belong to, with a gap in each marker of which a text wrote a part."""
+        gaps = {}
+        for letters in self._spelled([(token, 0, 0) for token, _ in pieces], [marker]):
+            held = [i for i, *_ in letters if pieces[i][1]]
+            if held:
+                gaps[held[0] if held[0] > letters[0][0] else held[0] + 1] = pieces[held[0]][1]
+        parted = []
+        for i, piece in enumerate(pieces):
+            parted += [(token, gaps[i]) for token in self.gap] if i in gaps else []
+            parted.append(piece)
+        return parted
 
     def _spelling(self, text: str) -> str:
         """A text as tokens' names spell it."""

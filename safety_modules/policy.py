@@ -142,7 +142,8 @@ class Policy:
             PolicyError: the policy has no such language.
         """
         if language and language not in self.texts:
-            raise PolicyError(f"the policy has no language {language!r}; {nearest(language, [name for name in self.texts if name])}")
+            known = [name for name in self.texts if name]
+            raise PolicyError(f"the policy has no language {language!r}; {nearest(language, known)}")
         scores = {name: assessment.score(name) for name in self.rules}
         fired = {name: rule.action(scores[name], assessment) for name, rule in self.rules.items()}
         active = [name for name, action in fired.items() if action != "allow"]

@@ -261,7 +261,7 @@ def _read(messages: Sequence[dict], hint: str, row: str) -> tuple[tuple, list[st
             else:
                 if role == "user":
                     asked[len(texts)] = turn
-                texts.append(part["text"])
+                texts.append(_text(part["text"], row))
             kinds.append(kind)
         if role == "system" and structure and structure[0][0] == "system" and kinds == ["text"]:
             texts[-2:] = [" ".join(texts[-2:])]  # one system part: the hint, then the caller's own
@@ -270,6 +270,13 @@ def _read(messages: Sequence[dict], hint: str, row: str) -> tuple[tuple, list[st
     if not structure or structure[-1][0] != "user":
         raise ProcessingError(f"{row}: the last message must be a user's, not {structure[-1][0] if structure else 'missing'}")
     return tuple(structure), texts, asked, images
+
+
+def _text(text: object, row: str) -> str:
+    """A text that a tokenizer can read."""
+    if not isinstance(text, str) or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ProcessingError(f"{row}: text {text!r} is no Unicode text; half a surrogate pair must be removed or replaced")
+    return text
 
 
 def _pad(row: Tensor, length: int, fill: int, side: str) -> Tensor:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from safety_modules.checkpoint import write_text
 from safety_modules.errors import user_errors_exit
 from train import ablate
-
-BEGIN, END = "<!-- table: written by scripts.ablate -->\n", "\n<!-- end of table -->"
+from train.experiment import write_table
 
 
 def main(args: list[str] | None = None) -> None:
@@ -22,10 +20,8 @@ def main(args: list[str] | None = None) -> None:
     with user_errors_exit():
         for seed in options.seeds:
             ablate.run(options.output, seed)
-    found, table = ablate.collect(options.output)
-    text = options.docs.read_text(encoding="utf-8")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    write_text(options.docs, before + BEGIN + table + END + after)
+        found, table = ablate.collect(options.output)
+        write_table(options.docs, table)
     print(f"{table}\n{len(found)} rows: {options.output / 'results.json'}, table: {options.docs}")
 
 

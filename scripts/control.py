@@ -10,6 +10,7 @@ from rich.console import Console
 from safety_modules.errors import user_errors_exit
 from safety_modules.evaluation import report
 from train import control
+from train.experiment import write_table
 
 
 def main(args: list[str] | None = None) -> None:
@@ -17,11 +18,13 @@ def main(args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="scripts.control", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/control"), help="folder of the run (default: runs/control)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of world and training, one run each (default: 0)")
+    parser.add_argument("--docs", type=Path, default=Path("docs/control.md"), help="page whose table is replaced")
     options = parser.parse_args(args)
     with user_errors_exit():
         for seed in options.seeds:
             control.run(options.output, seed)
-        _, page = control.collect(options.output)
+        page, table = control.collect(options.output)
+        write_table(options.docs, table)
         report.write(page, options.output / "report.html")
     console = Console()
     console.print(report.table(page))

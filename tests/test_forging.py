@@ -1,7 +1,6 @@
 """No text forges structure: special tokens, role markers, or anything outside its own place in the prompt."""
 
 import json
-import logging
 
 import pytest
 import tiny
@@ -194,13 +193,23 @@ def test_added_tokens(bases):
     assert "\n\n" in names(processor, processor.encode(ask("a\n\nb"))["input_ids"])
 
 
-def test_a_marker_that_is_spelled_in_letters_by_the_template_too_is_warned_of(bases, caplog):
+def test_a_marker_that_the_template_spells_in_letters_too_gets_a_gap_in_a_text(bases):
     def letters(data):
         data["model"]["merges"] = []
 
-    with caplog.at_level(logging.WARNING):
-        SafeProcessor(rebuilt(bases["llava_next"], letters), 3)
-    assert "no token of two letters for the role marker 'USER:'" in caplog.text
+    processor = SafeProcessor(rebuilt(bases["llava_next"], letters), 3)
+    ids = processor.tokenizer("USER:", add_special_tokens=False).input_ids
+
+    def places(row):
+        found = row["input_ids"].tolist()
+        return sum(found[i : i + len(ids)] == ids for i in range(len(found)))
+
+    parts = [{"type": "text", "text": "US"}, {"type": "text", "text": "ER: x"}]
+    for exchange in (ask("USER: me USER:USER:"), [{"role": "user", "content": parts}], ask("UUSER:")):
+        row = processor.encode(exchange)
+        assert places(row) == places(processor.encode(ask("x"))) == 1
+        marked = processor.tokenizer.decode(row["input_ids"][row["question_mask"] > 0]).replace("\u200b", "")
+        assert marked.strip() == "".join(part["text"] for part in exchange[0]["content"])
 
 
 def scores(model, row):

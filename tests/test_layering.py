@@ -21,6 +21,7 @@ LEAVES = {  # module of the library -> what it may take of ours; errors is every
     "projector": {"config"},
     "head": {"config"},
     "modules": {"config", "head", "projector", "taxonomy", "tokens"},
+    "markers": set(),
     "losses": set(),
     "assessment": {"taxonomy"},
     "rule": {"taxonomy", "assessment", "calibration"},

@@ -120,6 +120,8 @@ def test_batches_mix_rows_without_one_and_several_pictures(processor):
         ([{"role": "tool", "content": "a"}], "role 'tool'"),
         ([{"role": "user", "content": [{"type": "video", "video": "x"}]}], "content .*video"),
         ([{"role": "user", "content": [{"type": "image"}]}], "content"),
+        ([{"role": "user", "content": "a\ud800b"}], "is no Unicode text"),
+        ([{"role": "user", "content": [{"type": "text", "text": None}]}], "text None is no Unicode text"),
     ],
 )
 def test_bad_messages_are_named(processor, messages, match):

@@ -12,7 +12,7 @@ from safety_modules.calibration import Calibration
 from safety_modules.checkpoint import write_text
 from safety_modules.evaluation.metrics import Bin, rate
 from safety_modules.evaluation.report import Report
-from safety_modules.evaluation.targets import Target, at_least, at_most
+from safety_modules.evaluation.targets import SIGNS, Target, at_least, at_most
 from safety_modules.export import export
 from safety_modules.pipeline import SafePipeline
 from safety_modules.policy import Policy
@@ -78,8 +78,8 @@ def run(output: Path, seed: int) -> Numbers:
     return numbers
 
 
-def collect(output: Path) -> tuple[dict, Report]:
-    """All seeds that were measured: `output`/metrics.json (see `experiment.summary`), and the report."""
+def collect(output: Path) -> tuple[Report, str]:
+    """All seeds that were measured: writes `output`/metrics.json (see `experiment.summary`); the report, and a Markdown table."""
     folders = sorted(output.glob("seed-*/metrics.json"))
     runs = {path.parent.name.replace("-", " "): json.loads(path.read_text(encoding="utf-8")) for path in folders}
     metrics = summary(runs.values())
@@ -99,7 +99,17 @@ def collect(output: Path) -> tuple[dict, Report]:
         level_names=("safe", "careful", "limited", "refuse"),
         reliability=_reliability(folders[0].parent),
     )
-    return metrics, report
+    return report, _table(metrics)
+
+
+def _table(metrics: dict[str, dict[str, float]]) -> str:
+    """Every number with its bound, in Markdown."""
+    bounds = {target.key: target.bounds["mean"] for target in TARGETS if target.bounds}
+    lines = ["| number | mean | spread | seeds | n | bound |", "|---|---|---|---|---|---|"]
+    for name, row in metrics.items():
+        bound = f"{SIGNS[bounds[name].comparison]} {bounds[name].value:g}" if name in bounds else ""
+        lines.append(f"| {name} | {row['mean']:.4f} | {row['spread']:.4f} | {row['seeds']} | {row['n']:,} | {bound} |")
+    return "\n".join(lines)
 
 
 def _head(found: Logits, pipeline: SafePipeline, calibration: Calibration) -> Numbers:

@@ -12,6 +12,7 @@ from pathlib import Path
 from data_recipes import riskworld
 from data_recipes.sample import Sample
 from safety_modules.checkpoint import SAFETY, WEIGHTS, write_text
+from safety_modules.errors import UserError
 from safety_modules.evaluation.metrics import mean_spread
 from train.config import read_config
 from train.run import FINAL, train
@@ -19,6 +20,7 @@ from train.run import FINAL, train
 BASE = Path(__file__).parents[1] / "data_recipes" / "riskworld" / "base"
 CONFIGS = Path(__file__).with_name("configs")
 RESULT = "stage.json"
+BEGIN, END = "<!-- measured: written by the script -->\n", "\n<!-- end -->"
 
 
 def world(folder: Path, seed: int, sizes: dict[str, int]) -> Path:
@@ -90,6 +92,14 @@ def summary(runs: Iterable[dict[str, dict[str, float]]]) -> dict[str, dict[str, 
             "n": sum(cell["n"] for cell in cells),
         }
     return made
+
+
+def write_table(page: Path, table: str) -> None:
+    """Put a Markdown table between the two marks of a page."""
+    text = page.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise UserError(f"{page}: has no place for the table; add the lines {BEGIN.strip()!r} and {END.strip()!r}")
+    write_text(page, text.split(BEGIN)[0] + BEGIN + table + END + text.split(END)[1])
 
 
 def number(value: float, n: int) -> dict[str, float]:

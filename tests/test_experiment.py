@@ -1,0 +1,122 @@
+import json
+import random
+
+import pytest
+from PIL import Image
+
+from data_recipes import riskworld
+from safety_modules import Taxonomy
+from safety_modules.errors import UserError
+from scripts import ablate as ablate_script
+from train import ablate, control_measure, experiment
+from train.forgery import added
+
+SIZES = {"train": 60, "validation": 4, "test": 4}
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Instead of a training: note that there was one, and leave a checkpoint and a result."""
+    seen = []
+
+    def fake(config):
+        seen.append(config)
+        for name in ("checkpoint-5", "final"):
+            (experiment.Path(config["output"]) / name).mkdir(parents=True, exist_ok=True)
+        if config.get("fails"):
+            raise KeyboardInterrupt
+        return experiment.Path(config["output"]) / "final"
+
+    monkeypatch.setattr(experiment, "train", fake)
+    return seen
+
+
+def run(monkeypatch, output, *overrides, fails=False):
+    monkeypatch.setattr(experiment, "read_config", lambda args: {"output": str(output), "fails": fails})
+    return experiment.stage("control_guard.yaml", output, *overrides)
+
+
+def test_a_stage_is_trained_once_and_again_when_anything_changes(calls, monkeypatch, tmp_path):
+    table = tmp_path / "rows.jsonl"
+    table.write_text("a")
+    first = run(monkeypatch, tmp_path / "s", "--data.root", str(table))
+    assert run(monkeypatch, tmp_path / "s", "--data.root", str(table)) == first and len(calls) == 1
+    assert not list((tmp_path / "s").glob("checkpoint-*"))
+    run(monkeypatch, tmp_path / "s", "--data.root", str(table), "--trainer.seed", "1")
+    assert len(calls) == 2
+    table.write_text("b")  # a file that the stage reads
+    run(monkeypatch, tmp_path / "s", "--data.root", str(table), "--trainer.seed", "1")
+    assert len(calls) == 3
+
+
+def test_a_stage_that_was_cut_off_keeps_its_checkpoints_and_another_one_does_not(calls, monkeypatch, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(monkeypatch, tmp_path / "s", fails=True)
+    with pytest.raises(KeyboardInterrupt):
+        run(monkeypatch, tmp_path / "s", fails=True)
+    assert (tmp_path / "s" / "checkpoint-5").exists()
+    (tmp_path / "s" / "checkpoint-5" / "mine").write_text("x")
+    with pytest.raises(KeyboardInterrupt):
+        run(monkeypatch, tmp_path / "s", fails=True)
+    assert (tmp_path / "s" / "checkpoint-5" / "mine").exists()
+    run(monkeypatch, tmp_path / "s", "--trainer.seed", "1")
+    assert not (tmp_path / "s" / "checkpoint-5").exists()
+
+
+def test_summary_is_the_mean_over_seeds():
+    made = experiment.summary([{"a": {"value": 0.1, "n": 10}}, {"a": {"value": 0.3, "n": 12}, "b": {"value": 1, "n": 1}}])
+    assert made["a"] == {"mean": 0.2, "spread": pytest.approx(0.14142), "seeds": 2, "n": 22}
+    assert made["b"] == {"mean": 1.0, "spread": 0.0, "seeds": 1, "n": 1}
+
+
+def test_a_chosen_share_of_clean_rows(monkeypatch, tmp_path):
+    root = experiment.world(tmp_path, 0, SIZES)
+    monkeypatch.setattr(ablate, "SHARED_ROWS", 20)
+    for share in (10, 90):
+        ablate._share(root, share)
+        rows = [json.loads(line) for line in (root / f"clean_{share}.jsonl").read_text().splitlines()]
+        assert len(rows) == 20 and sum(row["risk_type"] == "clean" for row in rows) == 20 * share // 100
+
+
+def test_the_rows_of_a_new_category_leave_the_world_as_it_is(tmp_path):
+    root = experiment.world(tmp_path, 0, {"train": 400, "validation": 4, "test": 4})
+    before = (root / "train.jsonl").read_bytes()
+    control_measure._write_rows(root)
+    rows = [json.loads(line) for line in (root / "new.jsonl").read_text().splitlines()]
+    new = [row for row in rows if row["risk_type"] == control_measure.NEW_TYPE]
+    assert new and all(row["risk_level"] == 1 for row in new) and (root / "train.jsonl").read_bytes() == before
+    names = {row["name"] for row in riskworld.records(root, "train") if row["image"] in {r["image"] for r in new}}
+    assert names <= set(control_measure.NEW)
+    assert Image.open(root / new[0]["image"])
+
+
+def test_every_row_of_the_ablation_has_what_it_names():
+    for row in ablate.ROWS:
+        known = {*ablate.HEADS, *(f"clean_{share}" for share in ablate.SHARES), "co_trained", None}
+        assert row.head in known and row.language in {*ablate.LANGUAGES, *known, "base"}
+    assert len({(row.head, row.language) for row in ablate.ROWS}) == len({row.title for row in ablate.ROWS}) == len(ablate.ROWS)
+
+
+def test_the_table_stands_in_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(ablate, "run", lambda *_: None)
+    for seed, value in ((0, 0.1), (1, 0.3)):
+        path = tmp_path / f"seed-{seed}" / "rows" / "default-default.json"
+        path.parent.mkdir(parents=True)
+        row = {"row": ablate.ROWS[0].title, "seed": seed, "unsafe_alone": value, "seconds": 10.0}
+        path.write_text(json.dumps(row))
+    page = tmp_path / "page.md"
+    page.write_text(f"Before.\n{experiment.BEGIN}old{experiment.END}\nAfter.\n")
+    ablate_script.main(["--output", str(tmp_path), "--docs", str(page)])
+    text = page.read_text()
+    assert "20.0 ± 14.1" in text and "| 10 |" in text and "old" not in text
+    assert text.startswith("Before.") and text.endswith("After.\n")
+    page.write_text("Nothing.")
+    with pytest.raises(UserError, match="has no place for the table"):
+        experiment.write_table(page, "x")
+    assert [row["seed"] for row in json.loads((tmp_path / "results.json").read_text())] == [0, 1]
+
+
+def test_forged_text_is_put_before_or_behind():
+    texts = {added(random.Random(i), "what is it?", Taxonomy.default()) for i in range(50)}
+    assert len(texts) > 40 and all("what is it?" in text and text != "what is it?" for text in texts)
+    assert {text.startswith("what is it?") for text in texts} == {True, False}
