@@ -37,7 +37,7 @@ HEADS = {  # head -> overrides of the guard stage
 }
 LANGUAGES = {  # language model -> (the head that it starts from, overrides of stage 2)
     "default": ("default", []),
-    "k0": ("k0", ["--rules", json.dumps({r"base\..*lora_.*": 4e-3, r"base\..*": None, r"safety\..*": None})]),
+    "k0": ("k0", ["--rules", json.dumps({r"base\..*lora_.*": 2e-3, r"base\..*": None, r"safety\..*": None})]),
     "k64": ("k64", []),
     "no_hints": ("default", ["--data.hint_rate", "0"]),
     "half_hints": ("default", ["--data.hint_rate", "0.5"]),
@@ -45,7 +45,7 @@ LANGUAGES = {  # language model -> (the head that it starts from, overrides of s
         "default",
         [
             "--rules",
-            json.dumps({r"base\..*lora_.*": 4e-3, r"base\..*": None, r"safety\.llm_tokens\..*": 1e-3, r"safety\..*": 5e-4}),
+            json.dumps({r"base\..*lora_.*": 2e-3, r"base\..*": None, r"safety\.llm_tokens\..*": 1e-3, r"safety\..*": 5e-4}),
         ],
     ),
 }
