@@ -20,7 +20,9 @@ from train import control_measure as measure
 from train.calibrate import Logits, fit, logits, quality
 from train.experiment import BASE, number, rows, stage, summary, world
 
-SIZES = {"train": 48000, "validation": 8000, "test": 5000, "ood": 2600}
+SIZES = {"train": 48000, "validation": 2000, "test": 13000, "ood": 2600}
+CALIBRATED = 8000  # of the test rows: calibrated on; the others are measured. No literal request is in two splits of this world,
+# so the rows of another split are not like these, and a budget that holds for them says nothing of these
 ANSWERED = 2500  # test rows that are answered, not only assessed
 BUDGETS = (0.01, 0.05)
 QUERIES = ("image", "paper")  # heads beside the default, joint
@@ -57,14 +59,17 @@ def run(output: Path, seed: int) -> Numbers:
     features = ["--data.features", str(home / "features")]
     guard, _ = stage("control_guard.yaml", home / "guard", *shared, *features)
     trained, _ = stage("control_stage2.yaml", home / "stage2", "--modules", str(guard), *shared)
-    calibration = fit(trained, [sample for sample, _ in rows(root, "validation")]).calibration
-    checkpoint.save_calibration(calibration, trained, {"recipe": "riskworld", "split": "validation", "seed": seed})
+    every = rows(root, "test")
+    held, test = every[:CALIBRATED], every[CALIBRATED:]
+    calibration = fit(trained, [sample for sample, _ in held]).calibration
+    checkpoint.save_calibration(calibration, trained, {"recipe": "riskworld", "split": "test", "rows": len(held), "seed": seed})
     checkpoint.save_policy(POLICY, trained)
     merged = SafePipeline.from_pretrained(export(trained, home / "export", overwrite=True))
-    test = rows(root, "test")
     found = logits(merged.model, [sample for sample, _ in test])
     told, known = measure.answers(merged, BASE, test[:ANSWERED], rows(root, "ood", ood=measure.UNSEEN))
     numbers = {**_head(found, merged, calibration), **told}
+    other = fit(trained, [sample for sample, _ in rows(root, "validation")]).calibration
+    numbers |= _false_positives(found, merged, other, "_other_requests")
     numbers |= measure.switch(SafePipeline.from_pretrained(trained, merge=False), merged, known)
     numbers |= measure.hints(merged, test[:ANSWERED])
     numbers |= measure.forging(merged, test[:ANSWERED])
@@ -115,19 +120,26 @@ def _table(metrics: dict[str, dict[str, float]]) -> str:
 def _head(found: Logits, pipeline: SafePipeline, calibration: Calibration) -> Numbers:
     """What the head is worth on rows it never saw: false positives at each budget, calibration, AUROC."""
     taxonomy = pipeline.model.taxonomy
-    assessments = calibration.assessments(found.types, found.levels, taxonomy)
-    clean = [assessment for assessment, level in zip(assessments, found.risk_level.tolist()) if level == 0]
-    numbers = {}
-    for budget in BUDGETS:
-        policy = Policy.from_dict({"budget": budget}, taxonomy, calibration)
-        fired = [policy.decide(assessment).action != "allow" for assessment in clean]
-        numbers[f"fpr_at_{budget}"] = number(rate(fired), len(fired))
+    numbers = _false_positives(found, pipeline, calibration)
     for when, state in (("", calibration), ("_uncalibrated", Calibration())):
         values, _ = quality(found, taxonomy.clean_index, state, "")
         n = len(found.risk_type)
         numbers |= {f"{name}{when}": number(value, n) for name, value in values.items() if name != "auroc"}
         numbers[f"ece{when}"] = number(max(values["ece_type"], values["ece_level"]), n)
     return {**numbers, "auroc_exchange": _auroc(found, taxonomy.clean_index)}
+
+
+def _false_positives(found: Logits, pipeline: SafePipeline, calibration: Calibration, note: str = "") -> Numbers:
+    """Share of clean rows on which a policy with a budget does anything."""
+    taxonomy = pipeline.model.taxonomy
+    clean = found.risk_level == 0
+    assessments = calibration.assessments(found.types[clean], found.levels[clean], taxonomy)
+    numbers = {}
+    for budget in BUDGETS:
+        policy = Policy.from_dict({"budget": budget}, taxonomy, calibration)
+        fired = [policy.decide(assessment).action != "allow" for assessment in assessments]
+        numbers[f"fpr_at_{budget}{note}"] = number(rate(fired), len(fired))
+    return numbers
 
 
 def _auroc(found: Logits, clean: int) -> dict[str, float]:
@@ -139,7 +151,7 @@ def _auroc(found: Logits, clean: int) -> dict[str, float]:
 def _reliability(home: Path) -> dict[str, Sequence[Bin]]:
     """Reliability bins on the test rows of one seed, before and after calibration."""
     model = checkpoint.load(home / "export")
-    found = logits(model, [sample for sample, _ in rows(home / "data" / "riskworld", "test")])
+    found = logits(model, [sample for sample, _ in rows(home / "data" / "riskworld", "test")[CALIBRATED:]])
     bins = {}
     for title, state in (
         ("uncalibrated", Calibration()),
