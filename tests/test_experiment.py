@@ -69,11 +69,10 @@ def test_summary_is_the_mean_over_seeds():
     assert made["b"] == {"mean": 1.0, "spread": 0.0, "seeds": 1, "n": 1}
 
 
-def test_a_chosen_share_of_clean_rows(monkeypatch, tmp_path):
+def test_a_chosen_share_of_clean_rows(tmp_path):
     root = experiment.world(tmp_path, 0, SIZES)
-    monkeypatch.setattr(ablate, "SHARED_ROWS", 20)
     for share in (10, 90):
-        ablate._share(root, share)
+        ablate._share(root, share, 20)
         rows = [json.loads(line) for line in (root / f"clean_{share}.jsonl").read_text().splitlines()]
         assert len(rows) == 20 and sum(row["risk_type"] == "clean" for row in rows) == 20 * share // 100
 

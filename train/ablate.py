@@ -22,11 +22,23 @@ from train.calibrate import Logits, logits
 from train.data import to_messages
 from train.experiment import BASE, stage, world
 
-SIZES = {"train": 24000, "validation": 100, "test": 1700}
 SHARES = (10, 30, 50, 70, 90)  # percent of clean rows
-SHARED_ROWS = 10000  # rows of a training set with a chosen share
 BATCH, LIMIT = 64, 40  # exchanges of a batch, tokens of an answer
 JUDGE = PhraseJudge()
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything: rows of the world by split, of a training set with a chosen share of clean rows, of stage 2."""
+
+    sizes: dict[str, int]
+    shared: int
+    stage2: int
+    stages: tuple[str, ...] = ()  # overrides of every stage
+
+
+FULL = Scale({"train": 24000, "validation": 100, "test": 1700}, 10000, 6400)
+SHORT = Scale({"train": 320, "validation": 4, "test": 64}, 100, 64, ("--trainer.max_steps", "2"))  # shows that it runs
 HEADS = {  # head -> overrides of the guard stage
     "default": [],
     "k0": ["--safety.head_tokens", "0", "--safety.llm_tokens", "0"],
@@ -80,7 +92,7 @@ ROWS = [
     Row("hints never in training", "default", "no_hints"),
     Row("hints in 50 % of risky training rows", "default", "half_hints"),
     Row("head co-trained in stage 2", "co_trained", "co_trained"),
-    *(Row(f"{share} % clean rows, {SHARED_ROWS} rows in all", f"clean_{share}", f"clean_{share}") for share in SHARES),
+    *(Row(f"{share} % clean rows, {FULL.shared:,} rows in all", f"clean_{share}", f"clean_{share}") for share in SHARES),
 ]
 COLUMNS = {  # number -> heading
     "unsafe_safe_image_unsafe_text": "unsafe: safe picture, unsafe text",
@@ -104,11 +116,11 @@ PAIRS = {
 class Ablation:
     """The rows of one seed. Whatever is on disk already is taken: stages, the language models' own answers, finished rows."""
 
-    def __init__(self, output: Path, seed: int) -> None:
-        self.output, self.home, self.seed = output, output / f"seed-{seed}", seed
-        self.root = world(self.home / "data", seed, SIZES)
+    def __init__(self, output: Path, seed: int, scale: Scale) -> None:
+        self.home, self.seed, self.scale = output / f"seed-{seed}", seed, scale
+        self.root = world(self.home / "data", seed, scale.sizes)
         for share in SHARES:
-            _share(self.root, share)
+            _share(self.root, share, scale.shared)
         self.test = list(zip(riskworld.samples(self.root, "test"), riskworld.records(self.root, "test")))
 
     def row(self, row: Row) -> dict:
@@ -128,11 +140,10 @@ class Ablation:
 
     def language(self, name: str) -> tuple[Path, float]:
         """Folder of a trained language model, and its seconds with those of the head it started from."""
-        start, overrides = LANGUAGES.get(name, (name, []))
-        modules, before = self.head(start)
-        folder, seconds = stage(
-            "control_stage2.yaml", self.home / f"language-{name}", "--modules", str(modules), *self._data(name, 6400), *overrides
-        )
+        head, overrides = LANGUAGES.get(name, (name, []))
+        modules, before = self.head(head)
+        start = ["--modules", str(modules), *self._data(name, self.scale.stage2)]
+        folder, seconds = stage("control_stage2.yaml", self.home / f"language-{name}", *start, *overrides)
         return folder, before + seconds
 
     def _data(self, name: str, limit: int | None = None) -> list[str]:
@@ -140,7 +151,8 @@ class Ablation:
         source = {"recipe": "riskworld", "split": "train", "limit": limit}
         if name.startswith("clean_"):
             source = {"recipe": "custom", "root": str(self.root / f"{name}.jsonl"), "split": "train", "limit": limit}
-        return ["--data.root", str(self.home / "data"), "--data.train", json.dumps([source]), "--trainer.seed", str(self.seed)]
+        named = ["--data.root", str(self.home / "data"), "--data.train", json.dumps([source])]
+        return [*named, "--trainer.seed", str(self.seed), *self.scale.stages]
 
     def _measure(self, row: Row) -> dict:
         pipeline, alone, seconds = self._alone(row.language)
@@ -172,9 +184,9 @@ class Ablation:
         return pipeline, json.loads(path.read_text(encoding="utf-8")), seconds
 
 
-def run(output: Path, seed: int) -> None:
+def run(output: Path, seed: int, scale: Scale = FULL) -> None:
     """All rows of one seed."""
-    ablation = Ablation(output, seed)
+    ablation = Ablation(output, seed, scale)
     for row in ROWS:
         ablation.row(row)
 
@@ -204,10 +216,10 @@ def _cell(seeds: Sequence[dict], name: str) -> str:
     return f"{100 * found['mean']:.1f} ± {100 * found['spread']:.1f}"
 
 
-def _share(root: Path, share: int) -> None:
-    """`clean_N.jsonl` beside the world's pictures: N percent clean rows of SHARED_ROWS, in the order of the world."""
+def _share(root: Path, share: int, rows: int) -> None:
+    """`clean_N.jsonl` beside the world's pictures: N percent clean ones of so many rows, in the order of the world."""
     lines = [json.loads(line) for line in (root / "train.jsonl").read_text(encoding="utf-8").splitlines()]
-    left = {True: SHARED_ROWS * share // 100, False: SHARED_ROWS - SHARED_ROWS * share // 100}
+    left = {True: rows * share // 100, False: rows - rows * share // 100}
     table = []
     for row in lines:
         clean = row["risk_type"] == CLEAN

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from safety_modules import checkpoint
@@ -20,13 +21,43 @@ from train import control_measure as measure
 from train.calibrate import Logits, fit, logits, quality
 from train.experiment import BASE, number, rows, stage, summary, world
 
-SIZES = {"train": 48000, "validation": 2000, "test": 13000, "ood": 2600}
-CALIBRATED = 8000  # of the test rows: calibrated on; the others are measured. No literal request is in two splits of this world,
-# so the rows of another split are not like these, and a budget that holds for them says nothing of these
-ANSWERED = 2500  # test rows that are answered, not only assessed
-BUDGETS = (0.01, 0.05)
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything.
+
+    Attributes:
+        sizes: rows of the world by split.
+        calibrated: rows of the test split that are calibrated on; the others are measured. No literal request is in two splits
+            of this world, so the rows of another split are not like these: a budget that holds for them says nothing here.
+        answered: of the measured rows, how many are answered and not only assessed.
+        budgets: that the false positives are measured at.
+        policy: what the answers are given under.
+        stages: overrides of every stage.
+    """
+
+    sizes: dict[str, int]
+    calibrated: int
+    answered: int
+    budgets: tuple[float, ...]
+    policy: Path
+    stages: tuple[str, ...] = ()
+
+
+FULL = Scale(
+    {"train": 48000, "validation": 2000, "test": 13000, "ood": 2600}, 8000, 2500, (0.01, 0.05), HERE / "control_policy.yaml"
+)
+SHORT = Scale(  # shows that it runs; reaches no target
+    {"train": 320, "validation": 120, "test": 420, "ood": 60},
+    300,
+    64,
+    (0.1, 0.2),
+    HERE / "control_policy_short.yaml",
+    ("--trainer.max_steps", "4", "--trainer.save_strategy", "no"),
+)
 QUERIES = ("image", "paper")  # heads beside the default, joint
-POLICY = Path(__file__).with_name("control_policy.yaml")
 Numbers = dict[str, dict[str, float]]  # name -> {"value", "n"}
 
 TARGETS = [
@@ -47,43 +78,43 @@ TARGETS = [
 ]
 
 
-def run(output: Path, seed: int) -> Numbers:
+def run(output: Path, seed: int, scale: Scale = FULL) -> Numbers:
     """One seed: what was trained before is taken, all is measured anew.
 
     Returns:
         The numbers, which also stand in `output`/seed-N/metrics.json.
     """
     start, home = time.perf_counter(), output / f"seed-{seed}"
-    root = world(home / "data", seed, SIZES)
-    shared = ["--data.root", str(home / "data"), "--trainer.seed", str(seed)]
+    root = world(home / "data", seed, scale.sizes)
+    shared = ["--data.root", str(home / "data"), "--trainer.seed", str(seed), *scale.stages]
     features = ["--data.features", str(home / "features")]
     guard, _ = stage("control_guard.yaml", home / "guard", *shared, *features)
     trained, _ = stage("control_stage2.yaml", home / "stage2", "--modules", str(guard), *shared)
     every = rows(root, "test")
-    held, test = every[:CALIBRATED], every[CALIBRATED:]
+    held, test = every[: scale.calibrated], every[scale.calibrated :]
     calibration = fit(trained, [sample for sample, _ in held]).calibration
     checkpoint.save_calibration(calibration, trained, {"recipe": "riskworld", "split": "test", "rows": len(held), "seed": seed})
-    checkpoint.save_policy(POLICY, trained)
+    checkpoint.save_policy(scale.policy, trained)
     merged = SafePipeline.from_pretrained(export(trained, home / "export", overwrite=True))
-    found = logits(merged.model, [sample for sample, _ in test])
-    told, known = measure.answers(merged, BASE, test[:ANSWERED], rows(root, "ood", ood=measure.UNSEEN))
-    numbers = {**_head(found, merged, calibration), **told}
+    found, asked = logits(merged.model, [sample for sample, _ in test]), test[: scale.answered]
+    told, known = measure.answers(merged, BASE, asked, rows(root, "ood", ood=measure.UNSEEN))
+    numbers = {**_head(found, merged, calibration, scale.budgets), **told}
     other = fit(trained, [sample for sample, _ in rows(root, "validation")]).calibration
-    numbers |= _false_positives(found, merged, other, "_other_requests")
+    numbers |= _false_positives(found, merged, other, scale.budgets, "_other_requests")
     numbers |= measure.switch(SafePipeline.from_pretrained(trained, merge=False), merged, known)
-    numbers |= measure.hints(merged, test[:ANSWERED])
-    numbers |= measure.forging(merged, test[:ANSWERED])
+    numbers |= measure.hints(merged, asked)
+    numbers |= measure.forging(merged, asked)
     for query in QUERIES:
         other, _ = stage("control_guard.yaml", home / f"guard-{query}", "--safety.query", query, *shared, *features)
         scored = logits(checkpoint.load(other), [sample for sample, _ in test])
         numbers[f"auroc_exchange_{query}"] = _auroc(scored, merged.model.taxonomy.clean_index)
-    numbers |= measure.new_category(merged.model.taxonomy, home, guard, root, test, features)
+    numbers |= measure.new_category(merged.model.taxonomy, home, guard, root, test, [*features, *scale.stages])
     numbers["seconds"] = number(time.perf_counter() - start, 1)
     write_text(home / "metrics.json", json.dumps(numbers, indent=2) + "\n")
     return numbers
 
 
-def collect(output: Path) -> tuple[Report, str]:
+def collect(output: Path, scale: Scale = FULL) -> tuple[Report, str]:
     """All seeds that were measured: writes `output`/metrics.json (see `experiment.summary`); the report, and a Markdown table."""
     folders = sorted(output.glob("seed-*/metrics.json"))
     runs = {path.parent.name.replace("-", " "): json.loads(path.read_text(encoding="utf-8")) for path in folders}
@@ -95,14 +126,14 @@ def collect(output: Path) -> tuple[Report, str]:
         columns["mean"][f"{key}_n"] = row["n"]
     report = Report(
         title="Riskworld: control",
-        facts={"Seeds": f"{len(runs)}", "Policy": " ".join(POLICY.read_text(encoding="utf-8").split("\n")[1:])},
+        facts={"Seeds": f"{len(runs)}", "Policy": " ".join(scale.policy.read_text(encoding="utf-8").split("\n")[1:])},
         metrics=columns,
         targets=TARGETS,
         curves={},
         confusion=None,
         exhibits=[],
         level_names=("safe", "careful", "limited", "refuse"),
-        reliability=_reliability(folders[0].parent),
+        reliability=_reliability(folders[0].parent, scale),
     )
     return report, _table(metrics)
 
@@ -117,10 +148,10 @@ def _table(metrics: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def _head(found: Logits, pipeline: SafePipeline, calibration: Calibration) -> Numbers:
+def _head(found: Logits, pipeline: SafePipeline, calibration: Calibration, budgets: Sequence[float]) -> Numbers:
     """What the head is worth on rows it never saw: false positives at each budget, calibration, AUROC."""
     taxonomy = pipeline.model.taxonomy
-    numbers = _false_positives(found, pipeline, calibration)
+    numbers = _false_positives(found, pipeline, calibration, budgets)
     for when, state in (("", calibration), ("_uncalibrated", Calibration())):
         values, _ = quality(found, taxonomy.clean_index, state, "")
         n = len(found.risk_type)
@@ -129,13 +160,15 @@ def _head(found: Logits, pipeline: SafePipeline, calibration: Calibration) -> Nu
     return {**numbers, "auroc_exchange": _auroc(found, taxonomy.clean_index)}
 
 
-def _false_positives(found: Logits, pipeline: SafePipeline, calibration: Calibration, note: str = "") -> Numbers:
+def _false_positives(
+    found: Logits, pipeline: SafePipeline, calibration: Calibration, budgets: Sequence[float], note: str = ""
+) -> Numbers:
     """Share of clean rows on which a policy with a budget does anything."""
     taxonomy = pipeline.model.taxonomy
     clean = found.risk_level == 0
     assessments = calibration.assessments(found.types[clean], found.levels[clean], taxonomy)
     numbers = {}
-    for budget in BUDGETS:
+    for budget in budgets:
         policy = Policy.from_dict({"budget": budget}, taxonomy, calibration)
         fired = [policy.decide(assessment).action != "allow" for assessment in assessments]
         numbers[f"fpr_at_{budget}{note}"] = number(rate(fired), len(fired))
@@ -148,10 +181,10 @@ def _auroc(found: Logits, clean: int) -> dict[str, float]:
     return number(values["auroc"], len(found.risk_type))
 
 
-def _reliability(home: Path) -> dict[str, Sequence[Bin]]:
+def _reliability(home: Path, scale: Scale) -> dict[str, Sequence[Bin]]:
     """Reliability bins on the test rows of one seed, before and after calibration."""
     model = checkpoint.load(home / "export")
-    found = logits(model, [sample for sample, _ in rows(home / "data" / "riskworld", "test")[CALIBRATED:]])
+    found = logits(model, [sample for sample, _ in rows(home / "data" / "riskworld", "test")[scale.calibrated :]])
     bins = {}
     for title, state in (
         ("uncalibrated", Calibration()),
