@@ -103,6 +103,7 @@ def run(output: Path, seed: int, scale: Scale = FULL) -> Numbers:
     numbers |= _false_positives(found, merged, other, scale.budgets, "_other_requests")
     numbers |= measure.switch(SafePipeline.from_pretrained(trained, merge=False), merged, known)
     numbers |= measure.hints(merged, asked)
+    numbers |= measure.text_matters(merged, asked)
     numbers |= measure.forging(merged, asked)
     for query in QUERIES:
         other, _ = stage("control_guard.yaml", home / f"guard-{query}", "--safety.query", query, *shared, *features)
