@@ -107,7 +107,7 @@ def _stored(model: SafeVLM, pictures: Sequence[Path], folder: Path | None) -> di
 
 @torch.no_grad()
 def _made(model: SafeVLM, pictures: Sequence[Path]) -> dict[str, Tensor]:
-    features, tiles, sizes = [model.features(None).to(torch.bfloat16).cpu()], [], []
+    features, tiles, sizes = [model.features(None).to(torch.bfloat16).cpu()], [], []  # (0, P, V) to begin with
     for start in tqdm(range(0, len(pictures), BATCH), desc="features", leave=False):
         part = pictures[start : start + BATCH]
         try:

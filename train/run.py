@@ -63,7 +63,9 @@ def prepare(config: TrainConfig) -> tuple[SafetyTrainer, PeftModel | None, str]:
     rows = Exchanges(read_sources(data.train, data.root, taxonomy), processor, taxonomy, data, train=True)
     validation = Exchanges(read_sources(data.validation, data.root, taxonomy), processor, taxonomy, data)
     if config.guard:
-        rows, validation = (Features(part, model, data.features) for part in (rows, validation))
+        model.to(arguments.device)
+        with arguments.main_process_first(local=False, desc="features"):  # the others then find them in the folder
+            rows, validation = (Features(part, model, data.features) for part in (rows, validation))
     trainer = SafetyTrainer(
         model=model,
         args=arguments,
