@@ -7,8 +7,9 @@ from PIL import Image
 from data_recipes import riskworld
 from safety_modules import Taxonomy
 from safety_modules.errors import UserError
+from safety_modules.evaluation.report import render
 from scripts import ablate as ablate_script
-from train import ablate, control_measure, experiment
+from train import ablate, control, control_measure, experiment
 from train.forgery import added
 
 SIZES = {"train": 60, "validation": 4, "test": 4}
@@ -119,3 +120,16 @@ def test_forged_text_is_put_before_or_behind():
     texts = {added(random.Random(i), "what is it?", Taxonomy.default()) for i in range(50)}
     assert len(texts) > 40 and all("what is it?" in text and text != "what is it?" for text in texts)
     assert {text.startswith("what is it?") for text in texts} == {True, False}
+
+
+def test_control_collects_seeds_a_gain_in_accuracy_as_well(tmp_path, monkeypatch):
+    monkeypatch.setattr(control, "_reliability", lambda *_: {})
+    for seed, value in ((0, -0.01), (1, 0.005)):
+        numbers = {target.key: {"value": 0.5, "n": 10} for target in control.TARGETS}
+        numbers |= {"clean_accuracy_delta": {"value": value, "n": 10}, "forged_alarm": {"value": 0.0, "n": 3}}
+        experiment.write_text(tmp_path / f"seed-{seed}" / "metrics.json", json.dumps(numbers))
+    page, table = control.collect(tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["clean_accuracy_delta"] == {"mean": -0.0025, "spread": 0.01061, "seeds": 2, "n": 20}
+    assert "| clean_accuracy_delta | -0.0025 | 0.0106 | 2 | 20 | ≤ 0.005 |" in table and "| forged_alarm |" in table
+    assert list(page.metrics) == ["seed 0", "seed 1", "mean"] and "Riskworld: control" in render(page)
