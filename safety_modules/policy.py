@@ -15,6 +15,7 @@ from safety_modules.rule import PolicyError, Rule, check_keys, read_rule, resolv
 from safety_modules.taxonomy import CLEAN, Taxonomy, nearest
 
 REFUSAL = "I'm sorry, I cannot help with this: it involves {hint}."
+LENIENT = ("allow", "base")
 TEXTS = ("refusal", "hints", "subjects")
 
 
@@ -24,10 +25,10 @@ class Decision:
 
     Attributes:
         action: one of ACTIONS.
-        risk_type, risk_level: what fired; clean and 0 where nothing did.
+        risk_type, risk_level: what counts as present; clean and 0 where nothing does.
         hint: the sentence for the system part, or "".
-        score: of the type that fired, in [0, 1].
-        threshold: that it reached; None where nothing fired, or the cost decided.
+        score: of that type, in [0, 1].
+        threshold: that it reached; None where nothing is present, or the cost decided.
     """
 
     action: str
@@ -130,10 +131,10 @@ class Policy:
         return hashlib.sha256(json.dumps([self.to_dict(), thresholds], sort_keys=True).encode()).hexdigest()[:12]
 
     def decide(self, assessment: Assessment, language: str = "") -> Decision:
-        """The action of the type with the highest score among those that fire.
+        """The action for the type with the highest score among those that count as present; if it is off, the base answers.
 
-        If that type is off, the base answers; unless another one fires on its own probability p(type), which the type that is
-        off has no part in. So an exchange that another type decides is decided alike whatever is off.
+        Where that neither hints nor refuses, another type still does if its own probability p(type) suffices, in place of its
+        score against clean alone. So an exchange that another type decides is decided alike whatever is off.
 
         Args:
             language: of the hint; "" for none in particular.
@@ -145,20 +146,25 @@ class Policy:
             known = [name for name in self.texts if name]
             raise PolicyError(f"the policy has no language {language!r}; {nearest(language, known)}")
         scores = {name: assessment.score(name) for name in self.rules}
-        fired = {name: rule.action(scores[name], assessment) for name, rule in self.rules.items()}
-        active = [name for name, action in fired.items() if action != "allow"]
-        if not active:
+        present = {name: rule.action(scores[name], assessment) for name, rule in self.rules.items()}
+        present = {name: action for name, action in present.items() if action is not None}
+        if not present:
             return Decision("allow")
-        winner = max(active, key=scores.__getitem__)
-        if not self.rules[winner].enabled:
-            scores = assessment.types
-            fired = {name: rule.action(scores[name], assessment) for name, rule in self.rules.items() if rule.enabled}
-            others = [name for name, action in fired.items() if action != "allow"]
-            fired[winner] = "base"
-            winner = max(others, key=scores.__getitem__) if others else winner
+        winner = max(present, key=scores.__getitem__)
+        action, score = present[winner] if self.rules[winner].enabled else "base", scores[winner]
+        if action in LENIENT:
+            others = self._others(winner, assessment)
+            winner = max(others, key=assessment.types.__getitem__, default=winner)
+            action, score = (others[winner], assessment.types[winner]) if others else (action, score)
         rule, level = self.rules[winner], assessment.degree
-        hint = self.hint(winner, level, language) if fired[winner] == "hint" else ""
-        return Decision(fired[winner], winner, level, hint, scores[winner], rule.threshold if rule.costs is None else None)
+        hint = self.hint(winner, level, language) if action == "hint" else ""
+        return Decision(action, winner, level, hint, score, rule.threshold if rule.costs is None else None)
+
+    def _others(self, winner: str, assessment: Assessment) -> dict[str, str]:
+        """Types but the winner that would hint or refuse on their own probability, which the winner has no part in."""
+        rules = {name: rule for name, rule in self.rules.items() if rule.enabled and name != winner}
+        actions = {name: rule.action(assessment.types[name], assessment) for name, rule in rules.items()}
+        return {name: action for name, action in actions.items() if action not in (None, *LENIENT)}
 
     def hint(self, risk_type: str, risk_level: int, language: str = "") -> str:
         """The sentence for the system part."""
@@ -175,16 +181,11 @@ class Policy:
         return own or self.taxonomy.types[self.taxonomy.type_index(risk_type)].hint
 
     def _text(self, key: str, language: str) -> dict | str:
-        """A text of the language, else of none in particular, else empty."""
-        if language not in self.texts and language:
-            raise PolicyError(
-                f"the policy has no language {language!r}; {nearest(language, [name for name in self.texts if name])}"
-            )
-        empty = "" if key == "refusal" else {}
-        for row in (self.texts.get(language, {}), self.texts.get("", {})):
-            if key in row:
-                return row[key]
-        return empty
+        """A text of the language over that of none in particular; "" or {} where there is neither."""
+        rows = [self.texts.get(name, {}).get(key) for name in ("", language)]
+        if key == "refusal":
+            return rows[1] or rows[0] or ""
+        return {**(rows[0] or {}), **(rows[1] or {})}
 
 
 def _check_texts(what: str, data: dict, taxonomy: Taxonomy) -> None:

@@ -37,17 +37,18 @@ class Rule:
     costs: dict[str, tuple[float, ...]] | None = None
     shared: bool = False
 
-    def action(self, score: float, assessment: Assessment) -> str:
-        """What this rule alone would do about an exchange; "allow" where it does not fire.
+    def action(self, score: float, assessment: Assessment) -> str | None:
+        """What this rule alone would do about an exchange; None where the type does not count as present.
 
         By cost: the cheapest action under p(type, level) = score x p(level | a risk), and 1 - score for the safe level; of
-        equal ones the first in `costs`.
+        equal ones the first in `costs`. The type counts as present where that is not to allow.
         """
         if self.costs is None:
-            return self.actions[assessment.degree - 1] if score >= self.threshold else "allow"
+            return self.actions[assessment.degree - 1] if score >= self.threshold else None
         risky = sum(assessment.levels[1:])
         weights = [1.0 - score, *(score * (level / risky if risky else 0.0) for level in assessment.levels[1:])]
-        return min(self.costs, key=lambda action: sum(w * cost for w, cost in zip(weights, self.costs[action])))
+        action = min(self.costs, key=lambda action: sum(w * cost for w, cost in zip(weights, self.costs[action])))
+        return None if action == "allow" else action
 
 
 def read_rule(name: str, data: dict, base: Rule, taxonomy: Taxonomy) -> Rule:

@@ -3,7 +3,6 @@ import json
 import pytest
 import tiny
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -14,21 +13,6 @@ from safety_modules.export import export
 from safety_modules.taxonomy import TaxonomyError
 
 EXCHANGES = [ask("what is this?", [tiny.picture(1)]), ask("hello"), ask("two", [tiny.picture(2), tiny.picture(3, (30, 70))])]
-
-
-@pytest.fixture
-def trained(base, model, tmp_path):
-    """A folder with safety modules and LoRA weights that differ from the start's, as stage 2 leaves it."""
-    torch.manual_seed(2)
-    adapted = get_peft_model(model.base, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"]))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name or "llm_tokens" in name:
-                parameter.normal_(std=0.5)
-    with checkpoint.fresh_folder(tmp_path / "trained") as folder:
-        checkpoint.save_safety(model, folder, str(base))
-        adapted.save_pretrained(folder / checkpoint.ADAPTER)
-    return tmp_path / "trained"
 
 
 def greedy(model, exchange):

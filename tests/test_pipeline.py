@@ -1,39 +1,21 @@
 import json
 
-import pytest
 import tiny
-import torch
-from peft import LoraConfig, get_peft_model
 from test_modeling import EXCHANGES
 
-from safety_modules import SafePipeline, ask, checkpoint
+from safety_modules import SafePipeline, ask
 from safety_modules.pipeline import JsonLines
 from safety_modules.policy import Policy
 from train.evaluate import base_pipeline
-
-
-@pytest.fixture
-def adapted(base, model, tmp_path):
-    """A folder with LoRA weights and safety tokens that change every answer."""
-    torch.manual_seed(2)
-    peft = get_peft_model(model.base, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"]))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name or "llm_tokens" in name:
-                parameter.normal_(std=0.5)
-    with checkpoint.fresh_folder(tmp_path / "adapted") as folder:
-        checkpoint.save_safety(model, folder, str(base))
-        peft.save_pretrained(folder / checkpoint.ADAPTER)
-    return tmp_path / "adapted"
 
 
 def policy(model, **default):
     return Policy.from_dict({"default": default}, model.taxonomy)
 
 
-def test_a_category_that_is_off_gets_the_bases_answers(adapted, base):
+def test_a_category_that_is_off_gets_the_bases_answers(trained, base):
     """Unmerged, the action "base" gives the base's tokens, and the next exchange has the adapters again."""
-    pipeline = SafePipeline.from_pretrained(adapted, merge=False)
+    pipeline = SafePipeline.from_pretrained(trained, merge=False)
     pipeline.policy = policy(pipeline.model, threshold=0.0, enabled=False)
     expected = base_pipeline(base).answer(EXCHANGES, [""] * len(EXCHANGES), 8)
     results = pipeline(EXCHANGES, max_new_tokens=8)
@@ -43,7 +25,7 @@ def test_a_category_that_is_off_gets_the_bases_answers(adapted, base):
     tuned = pipeline(EXCHANGES, max_new_tokens=8)
     assert [result.action for result in tuned] == ["allow"] * len(EXCHANGES)
     assert [result.answer for result in tuned] != expected
-    merged = SafePipeline.from_pretrained(adapted)
+    merged = SafePipeline.from_pretrained(trained)
     assert [r.answer for r in tuned] == merged.answer(EXCHANGES, [""] * len(EXCHANGES), 8)
 
 

@@ -115,6 +115,16 @@ def test_a_type_that_is_off_leaves_guard_to_another_that_fires():
     assert careful.decide(obvious).action == "base"
 
 
+def test_a_type_that_is_allowed_at_its_level_does_not_hand_over_to_a_shadow():
+    policy = Policy.from_dict({"types": {"privacy": {"actions": {"limited": "allow"}}}}, TAXONOMY)
+    shadow = assessment(privacy=0.99, insults=0.006, clean=0.004)  # insults are above clean, but not what this is about
+    decision = policy.decide(shadow)
+    assert (decision.action, decision.risk_type, decision.hint) == ("allow", "privacy", "")
+    careful = Policy.from_dict({"types": {"privacy": {"actions": {"limited": "allow"}}, "insults": {"threshold": 0.3}}}, TAXONOMY)
+    both = careful.decide(assessment(privacy=0.6, insults=0.35, clean=0.05))
+    assert (both.action, both.risk_type, both.score) == ("hint", "insults", 0.35)
+
+
 types_and_clean = st.lists(st.floats(0, 1, width=32), min_size=7, max_size=7).filter(lambda row: sum(row) > 0)
 
 
@@ -152,6 +162,7 @@ def test_texts_in_other_languages():
     decision = policy.decide(case, "de")
     assert decision.hint == "Achtung: private Daten." and policy.refuse(decision, "de") == "Nein, es geht um private Daten."
     assert policy.decide(case).hint == TAXONOMY.hint("privacy", 2) and policy.refuse(decision) == "No: private data of a person."
+    assert policy.decide(assessment((0, 1, 0, 0), privacy=1.0), "de").hint.endswith("name the risk.")  # the taxonomy's wording
     assert Policy.from_dict(policy.to_dict(), TAXONOMY) == policy
     with pytest.raises(PolicyError, match="no language 'fr'"):
         policy.decide(case, "fr")
