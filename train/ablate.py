@@ -104,7 +104,7 @@ COLUMNS = {  # number -> heading
     "clean_accuracy": "clean accuracy",
     "type_macro_f1": "type F1",
     "level_accuracy": "level accuracy",
-    "seconds": "seconds",
+    "seconds": "CPU seconds",
 }
 PAIRS = {
     "safe_image_unsafe_text": (False, True),
