@@ -111,6 +111,7 @@ def run(output: Path, seed: int, scale: Scale = FULL) -> Numbers:
         numbers[f"auroc_exchange_{query}"] = _auroc(scored, merged.model.taxonomy.clean_index)
     numbers |= measure.new_category(merged.model.taxonomy, home, guard, root, test, [*features, *scale.stages])
     numbers["seconds"] = number(time.perf_counter() - start, 1)
+    numbers = {name: cell for name, cell in numbers.items() if cell["n"]}  # of no row there is no number
     write_text(home / "metrics.json", json.dumps(numbers, indent=2) + "\n")
     return numbers
 
