@@ -164,10 +164,9 @@ def load_calibration(folder: str | Path, taxonomy: Taxonomy) -> Calibration:
     return Calibration.from_dict(data.get("calibration"), taxonomy)
 
 
-def load_policy(folder: str | Path, taxonomy: Taxonomy, path: str | Path | None = None) -> Policy:
-    """A policy file, read with the folder's calibration; without a path the folder's own, and the default where it has none."""
+def load_policy(folder: str | Path, taxonomy: Taxonomy, calibration: Calibration, path: str | Path | None = None) -> Policy:
+    """A policy file, read with a calibration; without a path the folder's own, and the default where it has none."""
     own = Path(folder) / SAFETY / POLICY
-    calibration = load_calibration(folder, taxonomy)
     chosen = path or (own if own.is_file() else None)
     return Policy.from_yaml(chosen, taxonomy, calibration) if chosen else Policy.default(taxonomy)
 

@@ -83,9 +83,8 @@ class SafePipeline:
                 the base's own answers to the token.
         """
         model = SafeVLM.from_pretrained(folder, dtype=dtype, merge=merge).to(device)
-        taxonomy = model.taxonomy
-        chosen = checkpoint.load_policy(folder, taxonomy, policy)
-        return cls(model, chosen, checkpoint.load_calibration(folder, taxonomy), log)
+        calibration = checkpoint.load_calibration(folder, model.taxonomy)
+        return cls(model, checkpoint.load_policy(folder, model.taxonomy, calibration, policy), calibration, log)
 
     def assess(self, exchanges: Sequence[Sequence[dict]]) -> list[Assessment]:
         """Probabilities for each exchange (see `SafeProcessor` for messages); no language-model forward."""
