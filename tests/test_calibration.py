@@ -74,6 +74,18 @@ def test_the_rank_is_that_of_the_beta_distribution(rows_, budget):
     assert k == rows_ or beta.cdf(budget, k + 1, rows_ - k) < CONFIDENCE
 
 
+def test_a_score_that_equals_the_limit_does_not_pass():
+    calibration = Calibration(clean_rows=100, ranks=tuple(range(1, 101)), scores={"privacy": (0.5,) * 100})
+    assert 0.5 < calibration.threshold("privacy", 0.1) < 0.5000001
+
+
+def test_each_output_has_its_own_temperature():
+    types, levels, _, _ = rows(1)
+    hot = Calibration(type_temperature=2.0, level_temperature=0.5).assessments(types, levels, TAXONOMY)[0]
+    assert list(hot.types.values()) == pytest.approx((types[0] / 2.0).softmax(-1).tolist(), abs=1e-6)
+    assert list(hot.levels) == pytest.approx((levels[0] / 0.5).softmax(-1).tolist(), abs=1e-6)
+
+
 def test_too_few_clean_rows_are_an_error_that_says_how_many_are_needed():
     calibration = Calibration.fit(*rows(400), TAXONOMY)
     with pytest.raises(CalibrationError, match=r"budget of 0.001 needs 2302 clean rows, the calibration has \d+"):

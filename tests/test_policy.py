@@ -111,6 +111,8 @@ def test_a_type_that_is_off_leaves_guard_to_another_that_fires():
     careful = Policy.from_dict({"types": {"privacy": {"enabled": False}, "insults": {"threshold": 0.2}}}, TAXONOMY)
     decision = careful.decide(assessment(privacy=0.6, insults=0.3, clean=0.1))
     assert (decision.action, decision.risk_type, decision.score) == ("hint", "insults", 0.3)
+    both = {name: {"enabled": False, "threshold": 0.2} for name in ("privacy", "insults")}
+    assert Policy.from_dict({"types": both}, TAXONOMY).decide(assessment(privacy=0.6, insults=0.3, clean=0.1)).action == "base"
     obvious = assessment(privacy=0.999, insults=0.0009, clean=0.0001)  # insults are far above clean, and no matter
     assert careful.decide(obvious).action == "base"
 
