@@ -33,8 +33,10 @@ class DataConfig:
         forge_rate: share of training rows, in [0, 1], whose question gets a text that a user might add to mislead the head
             (see `forgery`); the label stays.
         max_length: bound on tokens in a row, image features included; a longer row is an error.
-        features: folder where a guard stage keeps what the vision tower makes of its pictures, for further runs; null to
-            keep it in memory.
+        features: folder where what the vision tower makes of the pictures is kept, for further runs and stages; null to keep
+            it in memory (guard) or to run the tower in each step (other stages).
+        packing: put the rows of a batch one after another, without padding; the losses are those of padded rows.
+        group_by_length: batches of rows with and without pictures apart, each of about equal length.
     """
 
     root: str
@@ -48,6 +50,8 @@ class DataConfig:
     forge_rate: float = 0.0
     max_length: int = 2048
     features: str | None = None
+    packing: bool = False
+    group_by_length: bool = False
 
     def __post_init__(self) -> None:
         if not self.train:
@@ -88,6 +92,8 @@ class TrainConfig:
         lora: adapters to train, or null for none.
         guard: train projector, head tokens and head alone, on features computed once: the language model is not run. Its
             tokens and the base must be frozen.
+        dtype: of the base's weights: "bfloat16", "float32", ..., or null for that of its files.
+        quantize: keep the language model's frozen weights in 4 bits ("nf4") or 8 ("int8"), by bitsandbytes; needs `lora`.
         attention: of the base: "sdpa", "eager", "flash_attention_2", ..., or null for what transformers chooses.
         head_weight: factor of the two head losses. 10, which is only in PSA-VLM's release.
         trainer: any field of transformers.TrainingArguments.
@@ -102,6 +108,8 @@ class TrainConfig:
     taxonomy: str | None = None
     lora: LoraConfig | None = None
     guard: bool = False
+    dtype: str | None = None
+    quantize: str | None = None
     attention: str | None = None
     head_weight: float = 10.0
     trainer: dict[str, Any] = field(default_factory=dict)
