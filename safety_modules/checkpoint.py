@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoProcessor, PreTrainedModel
 
 from safety_modules.calibration import Calibration
@@ -60,11 +61,12 @@ def write_text(path: str | Path, text: str) -> None:
     work.replace(path)
 
 
-def save_safety(model: SafeVLM, folder: Path, base: str) -> None:
+def save_safety(model: SafeVLM, folder: Path, base: str, state: dict[str, Tensor] | None = None) -> None:
     """Write `folder/safety/`: config, taxonomy and weights.
 
     Args:
         base: where the base model is, a folder or a hub name; "." for the same folder.
+        state: the modules' weights, where the model holds only a part of each; its own by default.
     """
     target = folder / SAFETY
     target.mkdir(parents=True, exist_ok=True)
@@ -78,7 +80,8 @@ def save_safety(model: SafeVLM, folder: Path, base: str) -> None:
     }
     (target / CONFIG).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     (target / TAXONOMY).write_text(model.taxonomy.to_yaml(), encoding="utf-8")
-    save_file({k: v.detach().cpu().contiguous() for k, v in model.safety.state_dict().items()}, target / WEIGHTS)
+    state = model.safety.state_dict() if state is None else state
+    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, target / WEIGHTS)
 
 
 def load(

@@ -19,23 +19,32 @@ class Losses(NamedTuple):
     level: Tensor
 
 
-def lm_loss(logits: Tensor, labels: Tensor, tokens: Tensor | float | None = None) -> Tensor:
+def next_tokens(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The positions whose logits a loss needs, so that the output layer runs on no others.
+
+    Args: labels: (B, T), -100 where nothing is to be learned.
+    Returns: keep (M,), the positions from which any row has a token to predict, and that token, (B, M), or -100.
+    """
+    target = labels[:, 1:]  # (B, T - 1): position t predicts t + 1
+    keep = (target != IGNORE).any(0).nonzero().squeeze(1)  # (M,)
+    return keep, target[:, keep]
+
+
+def lm_loss(logits: Tensor, targets: Tensor, tokens: Tensor | float | None = None) -> Tensor:
     """Cross-entropy of the next token, in nats.
 
     Args:
-        logits: (B, T, V).
-        labels: (B, T), -100 where nothing is to be learned.
+        logits: (B, M, V), at the positions that `next_tokens` gives.
+        targets: (B, M), from there.
         tokens: divisor, the supervised tokens of the whole optimizer step; None for those of this batch.
     """
-    target = labels[:, 1:]  # (B, T - 1): position t predicts t + 1
-    keep = target != IGNORE
-    total = functional.cross_entropy(logits[:, :-1][keep].float(), target[keep], reduction="sum")  # rows with a target
-    return total / (keep.sum().clamp(min=1) if tokens is None else tokens)
+    total = functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    return total / ((targets != IGNORE).sum().clamp(min=1) if tokens is None else tokens)
 
 
 def safety_losses(
     logits: Tensor | None,
-    labels: Tensor,
+    targets: Tensor | None,
     type_logits: Tensor,
     level_logits: Tensor,
     risk_type: Tensor,
@@ -48,13 +57,13 @@ def safety_losses(
     Source: PSA-VLM section 3.3 gives the sum; the factor, 10, is only in the release.
 
     Args:
-        logits: (B, T, V), or None where the head alone was run: lm is then 0. labels: (B, T), -100 where nothing is learned.
+        logits, targets: see `lm_loss`; None where the head alone was run: lm is then 0.
         type_logits: (B, types). level_logits: (B, levels).
         risk_type, risk_level: (B,), class indices.
-        head_weight: factor of the two head terms, from 0.
+        head_weight: factor of the two head terms, each a mean over the batch, from 0.
         tokens: see `lm_loss`.
     """
-    lm = type_logits.new_zeros(()) if logits is None else lm_loss(logits, labels, tokens)
+    lm = type_logits.new_zeros(()) if logits is None else lm_loss(logits, targets, tokens)
     types = functional.cross_entropy(type_logits.float(), risk_type)
     levels = functional.cross_entropy(level_logits.float(), risk_level)
     return Losses(lm + head_weight * (types + levels), lm, types, levels)

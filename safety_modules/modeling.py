@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import ModelOutput, logging
 
 from safety_modules.backbones import BACKBONES
 from safety_modules.config import ConfigError, SafetyConfig
 from safety_modules.head import HeadOutput
-from safety_modules.modules import SafetyModules, gather_marked, readings
+from safety_modules.modules import SafetyModules
+from safety_modules.packing import packed_arguments
 from safety_modules.processing import SafeProcessor
 from safety_modules.taxonomy import Taxonomy, nearest
 from safety_modules.tokens import TokenEmbedding
@@ -113,10 +116,15 @@ class SafeVLM(nn.Module):
 
     def forward(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
+        first_ids: Tensor,
+        question_ids: Tensor,
         question_mask: Tensor,
-        images_per_row: Tensor,
+        units: Tensor,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        segments: Sequence[int] | None = None,
+        keep: Tensor | None = None,
         pixel_values: Tensor | None = None,
         image_sizes: Tensor | None = None,
         features: Tensor | None = None,
@@ -124,38 +132,41 @@ class SafeVLM(nn.Module):
         """Language-model logits and the head's scores, with one pass of the vision tower.
 
         Args:
-            input_ids, attention_mask, question_mask: (B, T), from `SafeProcessor.collate`.
-            images_per_row: (B,).
+            first_ids, question_ids, question_mask, units: what the head reads, from `SafeProcessor.collate`.
+            input_ids, attention_mask: (B, T); None where the head alone is to judge: `logits` is then None.
+            position_ids: (1, T), and segments, the lengths of the rows: where the rows are packed.
+            keep: (M,), the positions whose logits are wanted; None for all.
             pixel_values: of all images of the batch, as the base wants them; None without any.
             image_sizes: (n, 2), LLaVA-NeXT only.
-            features: (N, P, V) from `features`, in place of pixel_values: the head alone judges, `logits` is None.
+            features: (N, P, V) from `features`, in place of pixel_values: the vision tower is not run.
         """
-        if features is not None:
-            scores = self._judge([features], input_ids, attention_mask, question_mask, images_per_row, image_sizes)
-            return SafeOutput(None, *scores)
-        with self._capturing() as captured:
-            output = self.base(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                use_cache=False,
-                **_pictures(pixel_values, image_sizes),
-            )
-        scores = self._judge(captured, input_ids, attention_mask, question_mask, images_per_row, image_sizes)
-        return SafeOutput(output.logits, *scores)
+        head = (first_ids, question_ids, question_mask, units)
+        if input_ids is None:
+            features = self.features(pixel_values, image_sizes) if features is None else features
+            return SafeOutput(None, *self._judge(features, *head))
+        # Embedding, pictures, blocks: the order of the base's own forward, and the same on every process of ZeRO-3
+        embeds = self.base.get_input_embeddings()(input_ids)  # (B, T, D)
+        features, tokens = self._see(pixel_values, image_sizes, features)
+        if tokens is not None:
+            places = (input_ids == self.processor.image_token_id).unsqueeze(-1)
+            embeds = embeds.masked_scatter(places, tokens.to(embeds.dtype))
+        rows = {"attention_mask": attention_mask} if segments is None else packed_arguments(self.base, position_ids, segments)
+        wanted = {} if keep is None else {"logits_to_keep": keep}
+        logits = self.base(inputs_embeds=embeds, use_cache=False, **rows, **wanted).logits
+        return SafeOutput(logits, *self._judge(features, *head))
 
     @torch.no_grad()
     def assess(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
+        first_ids: Tensor,
+        question_ids: Tensor,
         question_mask: Tensor,
-        images_per_row: Tensor,
+        units: Tensor,
         pixel_values: Tensor | None = None,
         image_sizes: Tensor | None = None,
     ) -> HeadOutput:
         """The head's scores without a forward of the language model; arguments as in `forward`."""
-        features = self.features(pixel_values, image_sizes)
-        return self._judge([features], input_ids, attention_mask, question_mask, images_per_row, image_sizes)
+        return self._judge(self.features(pixel_values, image_sizes), first_ids, question_ids, question_mask, units)
 
     @torch.no_grad()
     def features(self, pixel_values: Tensor | None, image_sizes: Tensor | None = None) -> Tensor:
@@ -224,34 +235,40 @@ class SafeVLM(nn.Module):
             if self._stop:
                 raise _Enough  # the base's projector, which comes next, is not needed
 
+    def _see(
+        self, pixel_values: Tensor | None, image_sizes: Tensor | None, features: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the head reads of the pictures, (N, P, V), and what the language model reads, (M, D), or None without any.
+
+        ZeRO-3 collects the weights of each layer from all processes when it runs, so all must run the same layers: there, a
+        batch without pictures gets a blank one, which nobody reads.
+        """
+        blank = pixel_values is None and (features is None or not len(features))
+        if blank:
+            if not is_deepspeed_zero3_enabled():
+                return self._no_features(), None
+            pixel_values, image_sizes = self.backbone.blank(self.config, self.device)
+        if features is not None and not blank:
+            features = features.to(self.base.dtype)
+            return features, self.backbone.project(self.base, features, image_sizes)
+        with self._capturing() as captured:
+            seen = self.base.get_image_features(**_pictures(pixel_values, image_sizes))
+        features = torch.cat(captured)
+        return features[:0] if blank else features, torch.cat(list(seen.pooler_output))
+
     def _judge(
-        self,
-        captured: list[Tensor],
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        question_mask: Tensor,
-        images_per_row: Tensor,
-        image_sizes: Tensor | None,
+        self, features: Tensor, first_ids: Tensor, question_ids: Tensor, question_mask: Tensor, units: Tensor
     ) -> HeadOutput:
-        """The modules' verdict on captured features (N, P, V) and the questions."""
+        """The modules' verdict on features (N, P, V) and the questions."""
         dtype = self.safety.head.type_layer.weight.dtype
-        images = int(images_per_row.sum())
-        tiles = torch.tensor(self.backbone.tiles(self.config, images, image_sizes), dtype=torch.long, device=input_ids.device)
-        owner = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(images_per_row)  # (images,)
-        owner = owner.repeat_interleave(tiles)  # (N,)
-        features = torch.cat(captured) if captured else self._no_features()
-        reader, marks = readings(question_mask)
-        ids, mask = gather_marked(input_ids[reader], marks)
-        start = input_ids.gather(1, attention_mask.argmax(1, keepdim=True))  # (B, 1) the first position that is no padding
-        embed = self.base.get_input_embeddings()
-        text = embed(torch.cat([ids, start[reader]], dim=1)).to(dtype)  # (R, T + 1, D)
-        return self.safety(features.to(dtype), owner, text[:, :-1], mask, text[:, -1], reader, len(input_ids))
+        flat = self.base.get_input_embeddings()(torch.cat([question_ids.flatten(), first_ids])).to(dtype)
+        text, first = flat.split([question_ids.numel(), len(first_ids)])
+        return self.safety(features.to(dtype), text.unflatten(0, question_ids.shape), question_mask, first, units)
 
     def _no_features(self) -> Tensor:
         """(0, P, V) for a batch without pictures."""
-        vision = self.config.vision_config
-        patches = (vision.image_size // vision.patch_size) ** 2
-        return torch.zeros(0, patches, self.backbone.vision_width(self.config), device=self.device)
+        width = self.backbone.vision_width(self.config)
+        return torch.zeros(0, self.backbone.patches(self.config), width, device=self.device)
 
 
 def load_base(base: str | Path, dtype: torch.dtype | str = "auto", language_model: bool = True) -> PreTrainedModel:

@@ -28,41 +28,33 @@ class SafetyModules(nn.Module):
         self.head = SafetyHead(config, language_width, len(taxonomy.types), len(taxonomy.levels))
         self.clean_index = taxonomy.clean_index
 
-    def forward(
-        self, features: Tensor, owner: Tensor, text: Tensor, text_mask: Tensor, first: Tensor, reader: Tensor, rows: int
-    ) -> HeadOutput:
+    def forward(self, features: Tensor, text: Tensor, text_mask: Tensor, first: Tensor, units: Tensor) -> HeadOutput:
         """Judge a batch of exchanges: each picture with each reading of the question, and the riskiest verdict counts.
 
         Args:
             features: (N, P, V) of all pictures of the batch, N from 0.
-            owner: (N,), the exchange of each picture.
-            text: (R, T, D), embeddings of the readings of the questions (see `readings`). text_mask: (R, T).
-            first: (R, D), embedding of each exchange's first position.
-            reader: (R,), the exchange of each reading.
-            rows: B, the number of exchanges.
+            text: (R, Q, D), embeddings of the readings of the questions (see `reading.head_inputs`). text_mask: (R, Q).
+            first: (B, D), embedding of each exchange's first position.
+            units: (U, 3): reading, picture or -1, and exchange of each unit, in the order of the exchanges.
 
         Returns:
             Scores (B, types) and (B, levels).
         """
-        # Without a picture the projector still takes part (times zero), so that every rank has the same graph.
+        # Without a picture the projector still takes part (masked), so that every rank has the same graph.
         seen = self.projector(features if len(features) else features.new_zeros(1, *features.shape[1:]))  # (N, P', D)
-        reading, picture = (reader.unsqueeze(1) == owner.unsqueeze(0)).nonzero(as_tuple=True)  # (U0,) each
-        bare = torch.ones_like(reader, dtype=torch.bool).index_fill(0, reading, False).nonzero().squeeze(1)  # without a picture
-        blank = seen[:1].expand(len(bare), -1, -1) * 0.0
-        views = torch.cat([seen[picture], blank])  # (U, P', D)
-        there = torch.arange(len(views), device=owner.device) < len(picture)  # (U,)
-        unit = torch.cat([reading, bare])  # (U,) the reading of each unit to judge
-        tokens = self.head_tokens.batch(len(unit)).to(views.dtype)  # (U, K, D)
+        reading, picture, exchange = units.unbind(1)  # (U,) each
+        views = seen[picture.clamp(min=0)]  # (U, P', D)
+        there = picture >= 0
+        tokens = self.head_tokens.batch(len(units)).to(views.dtype)  # (U, K, D)
         mask = torch.cat([there.new_ones(tokens.shape[:2]), there[:, None].expand(-1, views.shape[1])], dim=1)
         keys = torch.cat([tokens, views], dim=1)  # (U, K + P', D)
-        scores = self.head(keys, mask, text[unit], text_mask[unit], first[unit])
-        return self._riskiest(scores, reader[unit], rows)
+        scores = self.head(keys, mask, text[reading], text_mask[reading], first[exchange])
+        return self._riskiest(scores, exchange, len(first))
 
     def _riskiest(self, scores: HeadOutput, unit: Tensor, rows: int) -> HeadOutput:
         """The unit of each exchange with the highest odds against clean: (U, ...) -> (B, ...)."""
-        if len(unit) == rows:  # one unit in each exchange: only put them in order
-            order = unit.argsort()
-            return HeadOutput(scores.type_logits[order], scores.level_logits[order])
+        if len(unit) == rows:  # one unit in each exchange
+            return scores
         logits = scores.type_logits.detach().float()
         clean = logits[:, self.clean_index]
         risky = logits.index_fill(1, torch.tensor(self.clean_index, device=unit.device), -torch.inf).logsumexp(1)
@@ -71,30 +63,3 @@ class SafetyModules(nn.Module):
         )  # (B, U)
         best = odds.argmax(1)  # (B,)
         return HeadOutput(scores.type_logits[best], scores.level_logits[best])
-
-
-def readings(question_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """What the head reads of each question: the user's turn; of several turns all together, and then each alone.
-
-    So a harmless turn cannot dilute a harmful one, and what is spread over turns is still seen.
-
-    Args: question_mask: (B, T), the number of the turn on the users' texts, from 1; 0 elsewhere.
-    Returns: the exchange of each reading (R,), and what it reads (R, T), True.
-    """
-    turns = question_mask.amax(1)  # (B,)
-    count = torch.where(turns > 1, turns + 1, 1)  # (B,) readings
-    reader = torch.arange(len(turns), device=turns.device).repeat_interleave(count)  # (R,)
-    number = torch.arange(len(reader), device=turns.device) - (count.cumsum(0) - count)[reader]  # (R,) 0: all turns
-    marks, number = question_mask[reader], number.unsqueeze(1)
-    return reader, torch.where(number == 0, marks > 0, marks == number)
-
-
-def gather_marked(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Move the marked tokens of each row to the front, and cut the rest.
-
-    Args: ids, mask: (B, T).
-    Returns: ids (B, Q) and mask (B, Q), Q the most marks in a row.
-    """
-    width = int(mask.sum(1).max())
-    order = (~mask).to(torch.int8).argsort(dim=1, stable=True)[:, :width]  # (B, Q)
-    return ids.gather(1, order), mask.gather(1, order)

@@ -1,6 +1,8 @@
-"""Padding: rows of different lengths -> one tensor."""
+"""Padding: rows of different lengths -> one tensor, filled up or one after another."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +12,16 @@ def pad(row: Tensor, length: int, fill: int, side: str) -> Tensor:
     """(T,) -> (length,)."""
     rest = torch.full((length - len(row),), fill, dtype=row.dtype)
     return torch.cat([row, rest] if side == "right" else [rest, row])
+
+
+def pack(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor | tuple[int, ...]]:
+    """Rows of input_ids and labels (T,) -> input_ids, labels, position_ids (1, sum of T), and segments, their lengths.
+
+    The first label of each row, which nothing predicts, is to be the ignored one, as it is where a prompt comes first.
+    """
+    packed = {name: torch.cat([row[name] for row in rows]).unsqueeze(0) for name in ("input_ids", "labels")}
+    lengths = tuple(len(row["input_ids"]) for row in rows)
+    return {**packed, "position_ids": torch.cat([torch.arange(n) for n in lengths]).unsqueeze(0), "segments": lengths}
 
 
 def join_pictures(pictures: list[Tensor]) -> Tensor:

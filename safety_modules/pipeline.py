@@ -18,8 +18,9 @@ from safety_modules.assessment import Assessment
 from safety_modules.calibration import Calibration
 from safety_modules.modeling import SafeVLM
 from safety_modules.policy import Decision, Policy
+from safety_modules.reading import HEAD
 
-ASSESS = ("input_ids", "attention_mask", "question_mask", "images_per_row", "pixel_values", "image_sizes")
+ASSESS = (*HEAD, "pixel_values", "image_sizes")
 QUESTION = "What is in this picture?"  # that a picture alone is judged with
 GENERATE = ("input_ids", "attention_mask", "pixel_values", "image_sizes")
 

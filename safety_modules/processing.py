@@ -13,12 +13,14 @@ from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor, ProcessorMixin
+from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from safety_modules.errors import UserError
 from safety_modules.images import load_image
 from safety_modules.losses import IGNORE
 from safety_modules.markers import PlainTexts
-from safety_modules.padding import join_pictures, pad
+from safety_modules.padding import join_pictures, pack, pad
+from safety_modules.reading import head_inputs
 
 KEPT = 256  # rendered templates; more structures than that are rendered each time
 SLOT = re.compile("\ue000(\\d+)\ue001")  # stands for a text while the template is rendered; texts never enter the template
@@ -102,8 +104,8 @@ class SafeProcessor:
 
         Returns:
             input_ids (T,); labels (T,), -100 but for the answer and its end token; question_mask (T,), the number of the
-            user's turn, from 1, on its texts and 0 elsewhere; images_per_row (), n; and, where n > 0, pixel_values (n, ...)
-            and image_sizes (n, 2) as the base's processor makes them.
+            user's turn, from 1, on its texts and 0 elsewhere; tiles (n,), the pictures that the vision tower sees for each of n
+            images; and, where n > 0, pixel_values (n, ...) and image_sizes (n, 2) as the base's processor makes them.
 
         Raises:
             ProcessingError: naming `row`.
@@ -132,29 +134,40 @@ class SafeProcessor:
             "input_ids": torch.tensor(ids),
             "labels": torch.tensor(labels),
             "question_mask": torch.tensor(mask),
-            "images_per_row": torch.tensor(len(images)),
+            "tiles": torch.tensor(self.tiles(len(images), pixels), dtype=torch.long),
             **pixels,
         }
 
     def collate(self, rows: Sequence[dict[str, Tensor]], side: str = "right") -> dict[str, Tensor]:
-        """Pad rows into a batch. `side` is "right" for training and "left" for generation.
+        """Rows -> a batch. `side` of the padding is "right" for training and "left" for generation; "packed" is without any.
 
         Returns:
-            input_ids, labels, question_mask, attention_mask: (B, T); images_per_row: (B,); pixel_values and image_sizes
-            of all images of the batch, one after another, where there are any; every other key of the rows, stacked.
+            What the head reads (see `reading.head_inputs`); input_ids, labels, attention_mask: (B, T), or, packed, input_ids,
+            labels and position_ids (1, T) and segments, the rows' lengths; pixel_values and image_sizes of all images of the
+            batch, one after another, where there are any; every other key of the rows, stacked.
         """
-        length = max(len(row["input_ids"]) for row in rows)
-        rows = [{**row, "attention_mask": torch.ones_like(row["input_ids"])} for row in rows]
-        fills = {"input_ids": self.tokenizer.pad_token_id, "labels": IGNORE, "question_mask": 0, "attention_mask": 0}
-        batch = {name: torch.stack([pad(row[name], length, fill, side) for row in rows]) for name, fill in fills.items()}
+        batch = {**head_inputs(rows), **(pack(rows) if side == "packed" else self._padded(rows, side))}
         pictures = [row for row in rows if "pixel_values" in row]
         if pictures:
             batch["pixel_values"] = join_pictures([row["pixel_values"] for row in pictures])
         if pictures and "image_sizes" in pictures[0]:
             batch["image_sizes"] = torch.cat([row["image_sizes"] for row in pictures])
-        for name in rows[0].keys() - batch.keys() - {"pixel_values", "image_sizes"}:
+        for name in rows[0].keys() - {*batch, "question_mask", "tiles", "pixel_values", "image_sizes"}:
             batch[name] = torch.stack([row[name] for row in rows])
         return batch
+
+    def _padded(self, rows: Sequence[dict[str, Tensor]], side: str) -> dict[str, Tensor]:
+        length = max(len(row["input_ids"]) for row in rows)
+        rows = [{**row, "attention_mask": torch.ones_like(row["input_ids"])} for row in rows]
+        fills = {"input_ids": self.tokenizer.pad_token_id, "labels": IGNORE, "attention_mask": 0}
+        return {name: torch.stack([pad(row[name], length, fill, side) for row in rows]) for name, fill in fills.items()}
+
+    def tiles(self, images: int, pixels: dict[str, Tensor]) -> list[int]:
+        """Pictures that the vision tower sees for each image."""
+        if "image_sizes" not in pixels:
+            return [1] * images
+        grid, side = self.processor.image_processor.image_grid_pinpoints, pixels["pixel_values"].shape[-1]
+        return [image_size_to_num_patches(size, grid, side) for size in pixels["image_sizes"]]
 
     def pixels(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """pixel_values (B, ...) of loaded pictures, and image_sizes (B, 2) where the base has tiles: as in `collate`."""

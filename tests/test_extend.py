@@ -6,6 +6,7 @@ from safety_modules import SafePipeline, SafeVLM, Taxonomy, ask, checkpoint
 from safety_modules.checkpoint import CheckpointError
 from safety_modules.export import export
 from safety_modules.extend import extend
+from safety_modules.reading import HEAD
 from scripts import extend as script
 
 EXCHANGES = [ask("what is this?", [tiny.picture(1)]), ask("hello")]
@@ -45,8 +46,7 @@ def test_a_new_row_can_be_learned(folder, tmp_path):
     row = model.safety.head.type_layer.weight
     assert row[1].abs().sum() == 0
     batch = model.processor.collate([model.processor.encode(EXCHANGES[1])])
-    names = ("input_ids", "attention_mask", "question_mask", "images_per_row")
-    output = model(**{name: batch[name] for name in names}, features=model.features(None))
+    output = model(**{name: batch[name] for name in HEAD}, features=model.features(None))
     torch.nn.functional.cross_entropy(output.type_logits, torch.tensor([1])).backward()
     assert row.grad[1].abs().sum() > 0
 

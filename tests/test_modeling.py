@@ -5,8 +5,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from safety_modules import SafePipeline, SafetyConfig, SafeVLM, Taxonomy, ask
 from safety_modules.config import ConfigError
-from safety_modules.modules import SafetyModules, gather_marked, readings
+from safety_modules.modules import SafetyModules
 from safety_modules.pipeline import ASSESS, GENERATE
+from safety_modules.reading import head_inputs
+
+FORWARD = (*ASSESS, "input_ids", "attention_mask")
 
 EXCHANGES = [
     ask("what is this?", [tiny.picture(1)]),
@@ -30,7 +33,7 @@ def test_contract_1_without_placeholders_it_is_the_base_bit_for_bit(base, model)
     processor = AutoProcessor.from_pretrained(base)
     optimizer = torch.optim.SGD(model.safety.parameters(), lr=0.1)
     batch = batch_of(model, EXCHANGES, side="right")
-    output = model(**{name: batch[name] for name in ASSESS if name in batch})
+    output = model(**{name: batch[name] for name in FORWARD if name in batch})
     (output.logits.square().mean() + output.type_logits.square().mean() + output.level_logits.square().mean()).backward()
     optimizer.step()
     inputs = processor(text="USER: <image>\nwhat is this? ASSISTANT:", images=[tiny.picture(1)], return_tensors="pt")
@@ -44,7 +47,7 @@ def test_contract_1_without_placeholders_it_is_the_base_bit_for_bit(base, model)
 
 def test_safety_tokens_change_the_answer_of_a_picture(model):
     batch = batch_of(model, EXCHANGES[:1])
-    inputs = {name: batch[name] for name in ASSESS if name in batch}
+    inputs = {name: batch[name] for name in FORWARD if name in batch}
     with torch.no_grad():
         before = model(**inputs).logits
         model.safety.llm_tokens.weight += 1.0
@@ -64,12 +67,12 @@ def test_contract_8_assessment_does_not_depend_on_mates_padding_or_order(model):
 
 def test_forward_and_assess_agree_and_assess_runs_no_language_model(model):
     batch = batch_of(model, EXCHANGES)
-    inputs = {name: batch[name] for name in ASSESS if name in batch}
+    inputs = {name: batch[name] for name in FORWARD if name in batch}
     with torch.no_grad():
         output = model(**inputs)
     calls = []
     model.base.model.language_model.register_forward_pre_hook(lambda *_: calls.append(1))
-    scored = model.assess(**inputs)
+    scored = model.assess(**{name: batch[name] for name in ASSESS if name in batch})
     assert calls == []
     assert torch.allclose(output.type_logits, scored.type_logits, atol=1e-5)
     assert torch.allclose(output.level_logits, scored.level_logits, atol=1e-5)
@@ -134,18 +137,17 @@ def test_the_real_shapes_are_the_papers_size():
     assert large.head.queries.shape == (2, 5120)
 
 
-def test_gather_marked_keeps_order():
-    ids = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
-    mask = torch.tensor([[False, True, False, True], [True, False, False, False]])
-    front, kept = gather_marked(ids, mask)
-    assert front[0].tolist() == [2, 4] and kept.tolist() == [[True, True], [True, False]] and front[1, 0] == 5
-
-
-def test_readings_are_all_turns_and_each_alone():
-    mask = torch.tensor([[0, 1, 1, 0, 0], [0, 1, 0, 2, 2], [0, 0, 0, 0, 0]])
-    reader, marks = readings(mask)
-    assert reader.tolist() == [0, 1, 1, 1, 2]
-    assert marks.int().tolist() == [[0, 1, 1, 0, 0], [0, 1, 0, 1, 1], [0, 1, 0, 0, 0], [0, 0, 0, 1, 1], [0, 0, 0, 0, 0]]
+def test_readings_are_all_turns_and_each_alone_with_each_picture():
+    rows = [
+        {"input_ids": torch.tensor([9, 1, 2, 8]), "question_mask": torch.tensor([0, 1, 1, 0]), "tiles": torch.tensor([1, 2])},
+        {"input_ids": torch.tensor([9, 3, 8, 4, 5]), "question_mask": torch.tensor([0, 1, 0, 2, 2]), "tiles": torch.tensor([1])},
+        {"input_ids": torch.tensor([7, 6]), "question_mask": torch.tensor([0, 0]), "tiles": torch.tensor([], dtype=torch.long)},
+    ]
+    made = head_inputs(rows)
+    assert made["first_ids"].tolist() == [9, 9, 7]
+    read = [ids[mask].tolist() for ids, mask in zip(made["question_ids"], made["question_mask"])]
+    assert read == [[1, 2], [3, 4, 5], [3], [4, 5], []]
+    assert made["units"].tolist() == [[0, 0, 0], [0, 1, 0], [0, 2, 0], [1, 3, 1], [2, 3, 1], [3, 3, 1], [4, -1, 2]]
 
 
 def test_of_several_turns_the_riskiest_reading_counts(model):
@@ -174,9 +176,9 @@ def test_features_in_place_of_pictures_judge_the_same_without_the_language_model
 
 def test_an_assessment_runs_neither_the_bases_projector_nor_its_language_model(model, monkeypatch):
     batch = batch_of(model, EXCHANGES)
-    expected = model(**{name: batch[name] for name in ASSESS if name in batch}).type_logits
+    expected = model(**{name: batch[name] for name in FORWARD if name in batch}).type_logits
     with monkeypatch.context() as patched:
         for part in (model.base.get_submodule(model.backbone.projector), model.base.model.language_model):
             patched.setattr(part, "forward", lambda *_, **__: pytest.fail("it ran"))
         assert torch.allclose(scores(model, EXCHANGES).type_logits, expected, atol=1e-6)
-    assert torch.equal(model(**{name: batch[name] for name in ASSESS if name in batch}).type_logits, expected)
+    assert torch.equal(model(**{name: batch[name] for name in FORWARD if name in batch}).type_logits, expected)

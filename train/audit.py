@@ -29,6 +29,7 @@ from safety_modules.modeling import SafeVLM
 from safety_modules.pipeline import QUESTION, ask
 from safety_modules.policy import Policy
 from safety_modules.processing import SafeProcessor
+from safety_modules.reading import head_inputs
 from safety_modules.taxonomy import CLEAN, Taxonomy
 
 logger = logging.getLogger(__name__)
@@ -151,15 +152,15 @@ def judge(
         batch_size: pictures in one pass of the tower.
         workers: processes that read pictures beside this one; 0 for none.
     """
-    prompt = model.processor.collate([model.processor.encode(ask(question, [None]), pictures=False)])
+    prompt = model.processor.encode(ask(question, [None]), pictures=False)
     loader = DataLoader(_Pictures(model.processor, pictures, batch_size), batch_size=None, num_workers=workers)
     left = iter(names)
     for errors, pixels in loader:
         count = errors.count("")
         scores = None
         if count:
-            rows = {name: prompt[name].expand(count, -1) for name in ("input_ids", "attention_mask", "question_mask")}
-            batch = {**rows, "images_per_row": torch.ones(count, dtype=torch.long), **pixels}
+            tiles = torch.tensor(model.processor.tiles(count, pixels))
+            batch = {**head_inputs([{**prompt, "tiles": part} for part in tiles.split(1)]), **pixels}
             scores = model.assess(**{name: value.to(model.device) for name, value in batch.items()})
         types = iter(scores.type_logits.float().tolist() if count else ())
         levels = iter(scores.level_logits.float().tolist() if count else ())

@@ -13,10 +13,13 @@ from torch.utils.data import Dataset
 from data_recipes._splits import share
 from data_recipes.sample import DataError, Sample
 from safety_modules.images import ImageError
+from safety_modules.losses import IGNORE, next_tokens
 from safety_modules.processing import ProcessingError, SafeProcessor
 from safety_modules.taxonomy import Taxonomy
 from train.config import DataConfig
 from train.forgery import added
+
+LETTERS = 4  # of English text in a token, about; to compare lengths with
 
 
 def to_messages(sample: Sample) -> list[dict]:
@@ -40,8 +43,8 @@ class Exchanges(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Row of `SafeProcessor.encode` with risk_type () and risk_level ().
+    def __getitem__(self, index: int) -> dict[str, Tensor | str]:
+        """Row of `SafeProcessor.encode` with risk_type (), risk_level () and its name, `row`.
 
         Raises:
             DataError: the picture cannot be read or the row does not fit; names the row.
@@ -59,7 +62,7 @@ class Exchanges(Dataset):
             raise DataError(f"{sample.source}: {error}") from error
         except ProcessingError as error:
             raise DataError(str(error)) from error
-        return {**row, **self.label(sample)}
+        return {**row, **self.label(sample), "row": sample.source}
 
     def messages(self, sample: Sample) -> list[dict]:
         """The chat messages of a sample, at the forge rate with a forgery in the last user turn."""
@@ -76,13 +79,26 @@ class Exchanges(Dataset):
             "risk_level": torch.tensor(sample.risk_level),
         }
 
+    def lengths(self, patches: int) -> list[tuple[int, bool]]:
+        """About how many tokens each row has, from its letters, and whether it has pictures. Args: patches: of a picture."""
+        letters = ((sum(len(turn.text) for turn in sample.turns), len(sample.images)) for sample in self.samples)
+        return [(text // LETTERS + images * patches, images > 0) for text, images in letters]
+
 
 @dataclass(frozen=True)
 class Collator:
-    """Rows -> a training batch, padded on the right."""
+    """Rows -> a training batch: padded on the right, or packed.
+
+    `labels` are the tokens to predict, `keep` the positions that predict them, `tokens` their number, `rows` the rows' names.
+    """
 
     processor: SafeProcessor
+    packing: bool = False
 
-    def __call__(self, rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def __call__(self, rows: list[dict[str, Tensor | str]]) -> dict[str, object]:
         """See `SafeProcessor.collate`."""
-        return self.processor.collate(rows, side="right")
+        names = [row["row"] for row in rows]
+        rest = [{name: value for name, value in row.items() if name != "row"} for row in rows]
+        batch = self.processor.collate(rest, side="packed" if self.packing else "right")
+        keep, targets = next_tokens(batch["labels"])
+        return {**batch, "labels": targets, "keep": keep, "tokens": int((targets != IGNORE).sum()), "rows": names}

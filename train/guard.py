@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from data_recipes.sample import DataError, Picture
 from safety_modules.images import ImageError
-from safety_modules.losses import IGNORE
 from safety_modules.modeling import SafeVLM
 from safety_modules.pipeline import ask
 from safety_modules.processing import SafeProcessor
+from safety_modules.reading import head_inputs
 from train.data import Exchanges
 
 logger = logging.getLogger(__name__)
@@ -57,9 +57,7 @@ class Features(Dataset):
         places = [self.place[image] for image in self.rows.samples[index].images]
         parts = [self.features[start:end] for _, start, end in places]
         row = {**self.encoded[index], "features": torch.cat([self.features[:0], *parts])}
-        if self.sizes is not None and places:
-            row["image_sizes"] = self.sizes[[i for i, _, _ in places]]
-        return row
+        return {**row, "tiles": torch.tensor([end - start for _, start, end in places], dtype=torch.long)}
 
     def _encode(self, index: int) -> dict[str, Tensor]:
         sample = self.rows.samples[index]
@@ -69,10 +67,9 @@ class Features(Dataset):
         ids = row["input_ids"][kept]
         return {
             "input_ids": ids,
-            "labels": torch.full_like(ids, IGNORE),
             "question_mask": row["question_mask"][kept],
-            "images_per_row": row["images_per_row"],
             **self.rows.label(sample),
+            "row": sample.source,
         }
 
 
@@ -84,10 +81,9 @@ class FeatureCollator:
 
     def __call__(self, rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """See `SafeProcessor.collate`; `features` are those of all pictures of the batch, (N, P, V)."""
-        sizes = [row["image_sizes"] for row in rows if "image_sizes" in row]
-        rest = [{name: value for name, value in row.items() if name not in ("features", "image_sizes")} for row in rows]
-        batch = {**self.processor.collate(rest), "features": torch.cat([row["features"] for row in rows]).float()}
-        return {**batch, "image_sizes": torch.cat(sizes)} if sizes else batch
+        targets = {name: torch.stack([row[name] for row in rows]) for name in ("risk_type", "risk_level")}
+        pictures = torch.cat([row["features"] for row in rows])
+        return {**head_inputs(rows), **targets, "features": pictures, "rows": [row["row"] for row in rows]}
 
 
 def _stored(model: SafeVLM, pictures: Sequence[Picture], folder: Path | None) -> dict[str, Tensor]:

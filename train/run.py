@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 
 import torch
 from peft import LoraConfig as PeftLora
 from peft import PeftModel, get_peft_model
+from safetensors import SafetensorError
 from transformers import TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from data_recipes._mixture import Part
 from data_recipes._show import show
+from data_recipes.sample import DataError
 from safety_modules import checkpoint
 from safety_modules.checkpoint import write_text
 from safety_modules.config import ConfigError, SafetyConfig
 from safety_modules.errors import user_errors_exit
 from safety_modules.modeling import SafeVLM
-from safety_modules.taxonomy import Taxonomy
+from safety_modules.packing import enable_packing
+from safety_modules.taxonomy import Taxonomy, nearest
 from train.config import LoraConfig, TrainConfig, read_config
 from train.data import Collator, Exchanges
 from train.guard import FeatureCollator, Features
 from train.mixture import read_train, read_validation, refuse_leaks
+from train.survival import Manifest, Stop, disk_error, from_worker, half_written, last_whole, same_steps
 from train.trainer import SafetyTrainer
+from train.weights import whole_weights
+
+logger = logging.getLogger(__name__)
 
 FINAL, MIXTURE = "final", "mixture.json"
+DTYPES = ("float32", "bfloat16", "float16")
+BATCH = (("per_device_train_batch_size", 8), ("gradient_accumulation_steps", 1))  # with TrainingArguments' defaults
 
 
 def main(args: list[str] | None = None) -> None:
@@ -43,13 +52,26 @@ def train(config: TrainConfig) -> Path:
         model where the base itself was.
     """
     trainer, adapter, base, parts = prepare(config)
+    output = Path(config.output)
     if trainer.is_world_process_zero():
-        write_text(Path(config.output) / MIXTURE, json.dumps([part.to_dict() for part in parts], indent=1) + "\n")
-    last = get_last_checkpoint(config.output) if Path(config.output).is_dir() else None
-    trainer.train(resume_from_checkpoint=last, ignore_keys_for_eval=["logits"])
-    if trainer.is_world_process_zero():
-        save(trainer, adapter, base, Path(config.output), config.modules)
-    return Path(config.output) / FINAL
+        write_text(output / MIXTURE, json.dumps([part.to_dict() for part in parts], indent=1) + "\n")
+    stop = Stop()
+    for callback in (stop, Manifest()):
+        trainer.add_callback(callback)
+    try:
+        trainer.train(resume_from_checkpoint=last_whole(output), ignore_keys_for_eval=["logits"])
+    except DataError as error:
+        raise DataError(from_worker(error)) from error
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not half_written(output, trainer.state.global_step):
+            raise
+        raise disk_error(error, output) from error
+    if stop.received:
+        step = trainer.state.global_step
+        logger.warning("%s: stopped by signal %d after step %d; the same command goes on", output, stop.received, step)
+        raise SystemExit(128 + stop.received)
+    save(trainer, adapter, base, output, config.modules)
+    return output / FINAL
 
 
 def prepare(config: TrainConfig) -> tuple[SafetyTrainer, PeftModel | None, str, list[Part]]:
@@ -60,10 +82,13 @@ def prepare(config: TrainConfig) -> tuple[SafetyTrainer, PeftModel | None, str, 
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     arguments = training_arguments(config)
+    refuse_setting(config, arguments)
     set_seed(arguments.seed)  # new modules are drawn from it
     model, base = build(config)
     if config.attention:
         model.base.set_attn_implementation(config.attention)
+    if config.data.packing and not config.guard:
+        enable_packing(model.base)
     adapter = add_lora(model, config.lora) if config.lora else None
     data, taxonomy, processor = config.data, model.taxonomy, model.processor
     rows, parts = read_train(data, taxonomy, arguments.seed, answers=not config.guard)
@@ -73,7 +98,10 @@ def prepare(config: TrainConfig) -> tuple[SafetyTrainer, PeftModel | None, str, 
         show(parts)
     rows = Exchanges(rows, processor, taxonomy, data, train=True)
     validation = Exchanges(watched, processor, taxonomy, data)
+    lengths = rows.lengths(model.backbone.patches(model.config)) if data.group_by_length else None
+    collator = Collator(processor, data.packing)
     if config.guard:
+        collator = FeatureCollator(processor)
         model.to(arguments.device)
         with arguments.main_process_first(local=False, desc="features"):  # the others then find them in the folder
             rows, validation = (Features(part, model, data.features) for part in (rows, validation))
@@ -82,13 +110,27 @@ def prepare(config: TrainConfig) -> tuple[SafetyTrainer, PeftModel | None, str, 
         args=arguments,
         train_dataset=rows,
         eval_dataset=validation if data.validation else None,
-        data_collator=(FeatureCollator if config.guard else Collator)(processor),
+        data_collator=collator,
         rules=config.rules,
         head_weight=config.head_weight,
+        lengths=lengths,
     )
+    _check_precision(trainer)
     if config.guard:
         _check_guard(trainer.trained)
     return trainer, adapter, base, parts
+
+
+def _check_precision(trainer: SafetyTrainer) -> None:
+    """Refuse to train weights of 16 bits without a 32-bit copy of them."""
+    short = [
+        n for n, p in trainer.model.named_parameters() if n in trainer.trained and p.dtype in (torch.bfloat16, torch.float16)
+    ]
+    if short and not trainer.is_deepspeed_enabled:
+        raise ConfigError(
+            f"dtype: {short[0]} would be trained in 16 bits, where small changes are rounded away; set dtype to float32 (with "
+            "trainer.bf16 it still computes in 16 bits), or train with trainer.deepspeed, which keeps 32-bit copies"
+        )
 
 
 def _check_guard(trained: set[str]) -> None:
@@ -110,10 +152,37 @@ def training_arguments(config: TrainConfig) -> TrainingArguments:
         "label_names": ["risk_type", "risk_level"],
         "use_cpu": not torch.cuda.is_available(),
         "save_total_limit": 2,
+        "logging_nan_inf_filter": False,  # asks the device at each step; `finite.Watch` looks instead
+        "accelerator_config": {"non_blocking": torch.cuda.is_available()},
+        "dataloader_persistent_workers": bool(config.trainer.get("dataloader_num_workers")),
         **config.trainer,
     }
+    last = last_whole(config.output)
+    if last:
+        batch, parts = (int(values.get(name, default)) for name, default in BATCH)
+        values["gradient_accumulation_steps"] = same_steps(last, batch, parts, int(os.environ.get("WORLD_SIZE", 1)))
     # YAML reads a bare `no` as false
     return TrainingArguments(**{k: "no" if k.endswith("_strategy") and v is False else v for k, v in values.items()})
+
+
+def refuse_setting(config: TrainConfig, arguments: TrainingArguments) -> None:
+    """Stop before anything is loaded where a setting would train something else than it says.
+
+    Raises:
+        ConfigError: value, rule and remedy.
+    """
+    if arguments.n_gpu > 1:
+        raise ConfigError(
+            f"one process and {arguments.n_gpu} GPUs: start with torchrun --nproc_per_node {arguments.n_gpu} -m train.run ..., "
+            "or set CUDA_VISIBLE_DEVICES to one of them"
+        )
+    if arguments.deepspeed and "optimizer" in arguments.hf_deepspeed_config.config:
+        raise ConfigError(
+            f"trainer.deepspeed: {arguments.deepspeed} has an optimizer, which would ignore the rules' learning rates; "
+            "remove its `optimizer`, and choose one by trainer.optim"
+        )
+    if config.dtype not in (None, "auto", *DTYPES):
+        raise ConfigError(f"dtype: {config.dtype!r}; {nearest(config.dtype, list(DTYPES))}")
 
 
 def build(config: TrainConfig) -> tuple[SafeVLM, str]:
@@ -122,10 +191,11 @@ def build(config: TrainConfig) -> tuple[SafeVLM, str]:
         if (Path(config.modules) / checkpoint.ADAPTER).exists():
             raise ConfigError(f"modules: {config.modules} holds LoRA weights; export it first and go on from the export")
         base = checkpoint.base_of(config.modules)
-        return checkpoint.load(config.modules, language_model=not config.guard), config.modules if base == "." else base
+        model = checkpoint.load(config.modules, config.dtype or "auto", language_model=not config.guard)
+        return model, config.modules if base == "." else base
     taxonomy = Taxonomy.from_yaml(config.taxonomy) if config.taxonomy else Taxonomy.default()
     modules = config.safety or SafetyConfig()
-    return SafeVLM.attach(config.base, modules, taxonomy, language_model=not config.guard), config.base
+    return SafeVLM.attach(config.base, modules, taxonomy, config.dtype or "auto", not config.guard), config.base
 
 
 def add_lora(model: SafeVLM, config: LoraConfig) -> PeftModel:
@@ -142,16 +212,31 @@ def add_lora(model: SafeVLM, config: LoraConfig) -> PeftModel:
 
 
 def save(trainer: SafetyTrainer, adapter: PeftModel | None, base: str, output: Path, source: str | None) -> None:
-    """Write `final/`, with the calibration and policy of `source` where the head is still the same, and the run's history."""
+    """Write `final/`, with the calibration and policy of `source` where the head is still the same, and the run's history.
+
+    Every process must call it; the first one writes.
+    """
     model: SafeVLM = trainer.model
-    full = adapter is None and any(parameter.requires_grad for parameter in model.base.parameters())
+    trainer.watch.check()
+    full = adapter is None and any(name.startswith("base.") for name in trainer.trained)
+    wanted = {
+        name
+        for name in model.state_dict()
+        if name in trainer.trained or name.startswith("safety.") or (full and name.startswith("base."))
+    }
+    weights = whole_weights(model, wanted, keep=trainer.is_world_process_zero())
+    if not trainer.is_world_process_zero():
+        return
+    part = {kind: {n.removeprefix(kind): v for n, v in weights.items() if n.startswith(kind)} for kind in ("base.", "safety.")}
     with checkpoint.fresh_folder(output / FINAL) as folder:
         if adapter is not None:
-            adapter.save_pretrained(folder / checkpoint.ADAPTER)
+            layers = {f"base_model.model.{name}": value for name, value in part["base."].items()}
+            adapter.save_pretrained(folder / checkpoint.ADAPTER, state_dict=layers)
         if full:
-            model.base.save_pretrained(folder)
+            dtype = model.base.dtype
+            model.base.save_pretrained(folder, state_dict={name: value.to(dtype) for name, value in part["base."].items()})
             model.processor.save_pretrained(folder)
-        checkpoint.save_safety(model, folder, base="." if full else base)
+        checkpoint.save_safety(model, folder, base="." if full else base, state=part["safety."])
         if source:
             checkpoint.carry(source, folder)
     (output / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n", encoding="utf-8")

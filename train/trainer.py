@@ -2,35 +2,54 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer
 
 from safety_modules.evaluation.metrics import head_metrics
 from safety_modules.losses import safety_losses
+from train.finite import Watch
+from train.order import Order
 from train.stages import param_groups
+from train.weights import lean_engine, whole_weights
 
-TARGETS = ("labels", "risk_type", "risk_level")
+TARGETS = ("labels", "risk_type", "risk_level", "tokens", "rows")
 
 
 class SafetyTrainer(Trainer):
-    """Public methods of Trainer overridden, no private one.
+    """Public methods of Trainer overridden, no private one. No step waits for the device but those that log or save.
 
-    `rules` are those of `stages.param_groups`; `head_weight` that of `losses.safety_losses`.
+    `rules` are those of `stages.param_groups`; `head_weight` that of `losses.safety_losses`; `lengths` that of `order.Order`.
     """
 
-    def __init__(self, *args: object, rules: dict[str, float | None], head_weight: float, **trainer: object) -> None:
+    def __init__(
+        self,
+        *args: object,
+        rules: dict[str, float | None],
+        head_weight: float,
+        lengths: list[tuple[int, bool]] | None = None,
+        **trainer: object,
+    ) -> None:
         model = trainer["model"]
         self.groups = param_groups(model, rules)
         self.trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         model._keys_to_ignore_on_save = [name for name in model.state_dict() if name not in self.trained]  # what Trainer asks for
-        self.head_weight = head_weight
-        self.terms: dict[str, list[Tensor]] = defaultdict(list)
+        self.head_weight, self.lengths = head_weight, lengths
+        self.rows_of_step = 0  # of this process
         super().__init__(*args, compute_metrics=measure, **trainer)
+        self.watch = Watch(self.accelerator)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Let DeepSpeed, too, keep and load no frozen weights."""
+        super().create_accelerator_and_postprocess()
+        if self.is_deepspeed_enabled:
+            lean_engine(self.accelerator)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer that the arguments name, with the rules' learning rates."""
@@ -38,6 +57,29 @@ class SafetyTrainer(Trainer):
             kind, values = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer = kind(self.groups, **values)
         return self.optimizer
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches in the order of `order.Order`, read ahead by the arguments' workers."""
+        args = self.args
+        step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        loader = DataLoader(
+            self.train_dataset,
+            batch_size=args.train_batch_size,
+            sampler=Order(len(self.train_dataset), step, args.seed, self.lengths),
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+        return self.accelerator.prepare(loader)
+
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list[dict], Tensor]:
+        """The micro-batches of a step, and its supervised tokens on all processes."""
+        batches = list(islice(epoch_iterator, num_batches))
+        self.rows_of_step = sum(len(batch["risk_type"]) for batch in batches)
+        tokens = torch.tensor(float(sum(batch.get("tokens", 0) for batch in batches))).to(device, non_blocking=True)
+        return batches, self.accelerator.reduce(tokens, "sum")
 
     def compute_loss(
         self,
@@ -51,44 +93,49 @@ class SafetyTrainer(Trainer):
         The language-model term is a mean over the supervised tokens of the step on all processes, each head term a mean over
         its rows.
         """
-        labels, risk_type, risk_level = (inputs[name] for name in TARGETS)
+        risk_type, risk_level = inputs["risk_type"], inputs["risk_level"]
         output = model(**{name: value for name, value in inputs.items() if name not in TARGETS})
-        parts, tokens = 1, None
+        share, tokens = 1.0, None
         if model.training and num_items_in_batch is not None:
-            parts = self.current_gradient_accumulation_steps
+            share = len(risk_type) / self.rows_of_step
             tokens = num_items_in_batch / self.accelerator.num_processes  # gradients are averaged over the processes
         losses = safety_losses(
             output.logits,
-            labels,
+            inputs.get("labels"),
             output.type_logits,
             output.level_logits,
             risk_type,
             risk_level,
-            self.head_weight / parts,
+            self.head_weight * share,
             tokens,
         )
         if model.training:
-            self.terms["lm"].append(losses.lm.detach() * parts)
-            self.terms["type"].append(losses.type.detach())
-            self.terms["level"].append(losses.level.detach())
+            terms = torch.stack([losses.lm, losses.type * share, losses.level * share]).detach()
+            self.watch.add(self.state.global_step + 1, inputs["rows"], terms)
         return (losses.loss, {"loss": losses.loss, **output}) if return_outputs else losses.loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of each loss term since the last log."""
+        """Add the mean of each loss term over the steps since the last log, on all processes.
+
+        Raises:
+            TrainingError: a loss since then is no number; names its rows.
+        """
         if "loss" in logs:
-            logs |= {name: round(torch.stack(values).mean().item(), 5) for name, values in self.terms.items()}
-            self.terms.clear()
+            logs |= {name: round(value, 5) for name, value in zip(("lm", "type", "level"), self.watch.means())}
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the trained parameters alone: the base is where it was, and a 7B base is 14 GB."""
+        """Write the trained parameters alone: the base is where it was, and a 7B base is 14 GB.
+
+        Raises:
+            TrainingError: as in `log`, so that no checkpoint is written after a loss that is no number.
+        """
+        self.watch.check()
         folder = Path(output_dir or self.args.output_dir)
-        wrapped = self.model_wrapped if self.is_deepspeed_enabled else self.model
-        state = self.accelerator.get_state_dict(wrapped)  # a collective: every process takes part
+        state = whole_weights(self.model, self.trained, keep=self.args.should_save)  # every process takes part
         if self.args.should_save:
             folder.mkdir(parents=True, exist_ok=True)
-            kept = {name: value.detach().cpu().contiguous() for name, value in state.items() if name in self.trained}
-            save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+            save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def measure(prediction: EvalPrediction) -> dict[str, float]:
