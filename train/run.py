@@ -20,7 +20,7 @@ from safety_modules import checkpoint
 from safety_modules.checkpoint import write_text
 from safety_modules.config import ConfigError, SafetyConfig
 from safety_modules.errors import user_errors_exit
-from safety_modules.modeling import SafeVLM
+from safety_modules.modeling import SafeVLM, load_base
 from safety_modules.packing import enable_packing
 from safety_modules.taxonomy import Taxonomy, nearest
 from train.config import LoraConfig, TrainConfig, read_config
@@ -83,12 +83,12 @@ def prepare(config: TrainConfig) -> tuple[SafetyTrainer, PeftModel | None, str, 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     arguments = training_arguments(config)
     refuse_setting(config, arguments)
-    set_seed(arguments.seed)  # new modules are drawn from it
     model, base = build(config)
     if config.attention:
         model.base.set_attn_implementation(config.attention)
     if config.data.packing and not config.guard:
         enable_packing(model.base)
+    set_seed(arguments.seed)
     adapter = add_lora(model, config.lora) if config.lora else None
     data, taxonomy, processor = config.data, model.taxonomy, model.processor
     rows, parts = read_train(data, taxonomy, arguments.seed, answers=not config.guard)
@@ -195,7 +195,9 @@ def build(config: TrainConfig) -> tuple[SafeVLM, str]:
         return model, config.modules if base == "." else base
     taxonomy = Taxonomy.from_yaml(config.taxonomy) if config.taxonomy else Taxonomy.default()
     modules = config.safety or SafetyConfig()
-    return SafeVLM.attach(config.base, modules, taxonomy, config.dtype or "auto", not config.guard), config.base
+    loaded = load_base(config.base, config.dtype or "auto", not config.guard)
+    set_seed(config.trainer.get("seed", 42))  # here, because loading draws as well under ZeRO-3
+    return SafeVLM.attach(loaded, modules, taxonomy), config.base
 
 
 def add_lora(model: SafeVLM, config: LoraConfig) -> PeftModel:
