@@ -29,6 +29,7 @@ from train.guard import FeatureCollator, Features
 from train.mixture import read_train, read_validation, refuse_leaks
 from train.survival import Manifest, Stop, disk_error, from_worker, half_written, last_whole, same_steps
 from train.trainer import SafetyTrainer
+from train.universal import convert, cut_for_others
 from train.weights import whole_weights
 
 logger = logging.getLogger(__name__)
@@ -58,8 +59,12 @@ def train(config: TrainConfig) -> Path:
     stop = Stop()
     for callback in (stop, Manifest()):
         trainer.add_callback(callback)
+    last = last_whole(output)
+    if last and trainer.is_deepspeed_enabled and cut_for_others(last, trainer.args.world_size):
+        with trainer.args.main_process_first(desc="universal checkpoint"):
+            convert(last)
     try:
-        trainer.train(resume_from_checkpoint=last_whole(output), ignore_keys_for_eval=["logits"])
+        trainer.train(resume_from_checkpoint=last, ignore_keys_for_eval=["logits"])
     except DataError as error:
         raise DataError(from_worker(error)) from error
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -157,10 +162,13 @@ def training_arguments(config: TrainConfig) -> TrainingArguments:
         "dataloader_persistent_workers": bool(config.trainer.get("dataloader_num_workers")),
         **config.trainer,
     }
-    last = last_whole(config.output)
+    last, processes = last_whole(config.output), int(os.environ.get("WORLD_SIZE", 1))
     if last:
         batch, parts = (int(values.get(name, default)) for name, default in BATCH)
-        values["gradient_accumulation_steps"] = same_steps(last, batch, parts, int(os.environ.get("WORLD_SIZE", 1)))
+        values["gradient_accumulation_steps"] = same_steps(last, batch, parts, processes)
+        if values.get("deepspeed") and cut_for_others(last, processes):
+            settings = json.loads(Path(values["deepspeed"]).read_text(encoding="utf-8"))
+            values["deepspeed"] = {**settings, "checkpoint": {"load_universal": True}}
     # YAML reads a bare `no` as false
     return TrainingArguments(**{k: "no" if k.endswith("_strategy") and v is False else v for k, v in values.items()})
 
