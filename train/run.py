@@ -19,6 +19,7 @@ from safety_modules.checkpoint import write_text
 from safety_modules.config import ConfigError, SafetyConfig
 from safety_modules.errors import user_errors_exit
 from safety_modules.modeling import SafeVLM
+from safety_modules.quantization import Quantization
 from safety_modules.taxonomy import Taxonomy
 from train.config import LoraConfig, TrainConfig, read_config
 from train.data import Collator, Exchanges
@@ -65,6 +66,9 @@ def prepare(config: TrainConfig) -> tuple[SafetyTrainer, PeftModel | None, str, 
     if config.attention:
         model.base.set_attn_implementation(config.attention)
     adapter = add_lora(model, config.lora) if config.lora else None
+    if arguments.gradient_checkpointing:  # transformers 5.23 calls SafeVLM's own method with arguments that it does not take
+        model.base.gradient_checkpointing_enable(arguments.gradient_checkpointing_kwargs)
+        arguments.gradient_checkpointing = arguments.activation_checkpointing = False  # the latter is its name from 5.23
     data, taxonomy, processor = config.data, model.taxonomy, model.processor
     rows, parts = read_train(data, taxonomy, arguments.seed, answers=not config.guard)
     watched = read_validation(data, taxonomy)
@@ -88,6 +92,8 @@ def prepare(config: TrainConfig) -> tuple[SafetyTrainer, PeftModel | None, str, 
     )
     if config.guard:
         _check_guard(trainer.trained)
+    if config.lora:
+        _check_lora(trainer.trained)
     return trainer, adapter, base, parts
 
 
@@ -98,6 +104,16 @@ def _check_guard(trained: set[str]) -> None:
         raise ConfigError(
             f"guard: the language model is not run, so {idle[0]!r} cannot be trained; freeze it with null in the rules, above "
             "the rule that trains it"
+        )
+
+
+def _check_lora(trained: set[str]) -> None:
+    """Refuse a stage with adapters that trains weights of the base too: `final/` holds the adapters alone."""
+    lost = sorted(name for name in trained if name.startswith("base.") and "lora_" not in name)
+    if lost:
+        raise ConfigError(
+            f"lora: the rules also train {lost[0]!r}, which would not be saved; freeze it with null in the rules, above the rule "
+            "that trains it, or train without lora"
         )
 
 
@@ -118,14 +134,19 @@ def training_arguments(config: TrainConfig) -> TrainingArguments:
 
 def build(config: TrainConfig) -> tuple[SafeVLM, str]:
     """The model of the stage, and where its base is."""
+    compute = "bfloat16" if config.trainer.get("bf16") else "float32"
+    held = {
+        "language_model": not config.guard,
+        "quantize": Quantization(config.quantize, compute) if config.quantize else None,
+    }
     if config.modules:
         if (Path(config.modules) / checkpoint.ADAPTER).exists():
             raise ConfigError(f"modules: {config.modules} holds LoRA weights; export it first and go on from the export")
         base = checkpoint.base_of(config.modules)
-        return checkpoint.load(config.modules, language_model=not config.guard), config.modules if base == "." else base
+        return checkpoint.load(config.modules, **held), config.modules if base == "." else base
     taxonomy = Taxonomy.from_yaml(config.taxonomy) if config.taxonomy else Taxonomy.default()
     modules = config.safety or SafetyConfig()
-    return SafeVLM.attach(config.base, modules, taxonomy, language_model=not config.guard), config.base
+    return SafeVLM.attach(config.base, modules, taxonomy, **held), config.base
 
 
 def add_lora(model: SafeVLM, config: LoraConfig) -> PeftModel:
