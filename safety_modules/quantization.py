@@ -143,6 +143,7 @@ def merge(adapted: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
         plain.weight = nn.Parameter(weight.to("cpu", dtype))
         if layer.bias is not None:
             plain.bias = nn.Parameter(layer.bias.to("cpu", dtype))
+        layer.weight = None  # a 4-bit weight and its layer hold each other, so the layer's own end would not free it
         base.set_submodule(place, plain)
     whole = adapted.merge_and_unload()  # what was not quantised
     whole.hf_quantizer.remove_quantization_config(whole)

@@ -1,5 +1,7 @@
+import gc
 import json
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -100,12 +102,12 @@ def test_exactly_the_linear_layers_of_the_blocks_are_quantised(base, kind):
 
 def test_nf4_has_double_quantisation_and_computes_in_what_the_stage_does(base, data, tmp_path):
     for bf16, compute in ((False, torch.float32), (True, torch.bfloat16)):
-        model, _ = build(read(data, tmp_path, base, bf16=bf16))
+        model, _ = build(read(data, tmp_path, base, FROZEN, "nf4", "--dtype", "bfloat16", bf16=bf16))
         for name in quantized_layers(model.base):
             layer = model.base.get_submodule(name)
             assert layer.weight.quant_state.nested and layer.weight.quant_state.quant_type == "nf4"
             assert layer.compute_dtype == compute
-        assert Quantization.of(model.base) == Quantization("nf4", str(compute).removeprefix("torch."), "float32")
+        assert Quantization.of(model.base) == Quantization("nf4", str(compute).removeprefix("torch."), "bfloat16")
 
 
 @pytest.mark.parametrize("kind,rules,checkpointing", [("nf4", FROZEN, True), ("nf4", TOGETHER, False), ("int8", TOGETHER, True)])
@@ -187,6 +189,27 @@ def test_evaluating_leaves_the_quantised_weights_as_they_were(bases, tmp_path, k
     assert torch.equal(first, second)
     for name, layer in layers.items():
         assert torch.equal(dequantized(layer), before[name]), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_merging_lets_each_quantised_layer_go(bases, tmp_path, kind, monkeypatch):
+    folder, held = adapted(bases["llava"], tmp_path / "final", kind), []
+    merge = checkpoint.merge_quantized
+
+    def watched(model, dtype):
+        held.extend(weakref.ref(p) for p in model.parameters() if not p.is_floating_point())
+        gc.collect()
+        gc.disable()  # a large merge has few objects: the collector would not run
+        try:
+            return merge(model, dtype)
+        finally:
+            left.append(sum(weight() is not None for weight in held))
+            gc.enable()
+
+    left = []
+    monkeypatch.setattr(checkpoint, "merge_quantized", watched)
+    checkpoint.load(folder)
+    assert len(held) == 14 and left == [0]
 
 
 def test_a_base_in_another_dtype_is_quantised_as_in_training_and_merged_to_its_own(bases, tmp_path):

@@ -136,6 +136,7 @@ def build(config: TrainConfig) -> tuple[SafeVLM, str]:
     """The model of the stage, and where its base is."""
     compute = "bfloat16" if config.trainer.get("bf16") else "float32"
     held = {
+        "dtype": config.dtype or "auto",
         "language_model": not config.guard,
         "quantize": Quantization(config.quantize, compute) if config.quantize else None,
     }
