@@ -14,15 +14,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoProcessor, PreTrainedModel
 
 from safety_modules.calibration import Calibration
-from safety_modules.config import SafetyConfig
+from safety_modules.config import ConfigError, SafetyConfig
 from safety_modules.errors import UserError
 from safety_modules.modeling import SafeVLM, load_base
 from safety_modules.policy import Policy
 from safety_modules.processing import SafeProcessor
-from safety_modules.taxonomy import Taxonomy, TaxonomyError
+from safety_modules.quantization import Quantization
+from safety_modules.quantization import merge as merge_quantized
+from safety_modules.taxonomy import Taxonomy, TaxonomyError, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ FORMAT = 1
 SAFETY, ADAPTER = "safety", "adapter"
 WEIGHTS, CONFIG, TAXONOMY = "model.safetensors", "config.json", "taxonomy.yaml"
 CALIBRATION, POLICY = "calibration.json", "policy.yaml"  # optional
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 class CheckpointError(UserError):
@@ -62,7 +65,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def save_safety(model: SafeVLM, folder: Path, base: str, state: dict[str, Tensor] | None = None) -> None:
-    """Write `folder/safety/`: config, taxonomy and weights.
+    """Write `folder/safety/`: config, with the base's quantisation where it is quantised, taxonomy and weights.
 
     Args:
         base: where the base model is, a folder or a hub name; "." for the same folder.
@@ -78,6 +81,8 @@ def save_safety(model: SafeVLM, folder: Path, base: str, state: dict[str, Tensor
         "language_width": model.backbone.language_width(model.config),
         "safety": model.safety_config.to_dict(),
     }
+    if quantization := Quantization.of(model.base):
+        meta["quantization"] = quantization.to_dict()
     (target / CONFIG).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     (target / TAXONOMY).write_text(model.taxonomy.to_yaml(), encoding="utf-8")
     state = model.safety.state_dict() if state is None else state
@@ -91,20 +96,24 @@ def load(
     merge: bool = True,
     taxonomy: Taxonomy | None = None,
     language_model: bool = True,
+    quantize: Quantization | str | None = "auto",
 ) -> SafeVLM:
     """Load a folder that training or export wrote.
 
     Args:
         folder: holds `safety/`, and either a whole base model (an export) or nothing of it (the base is then taken from
             where `safety/config.json` says) and perhaps `adapter/`, the LoRA weights.
-        dtype: of the base's weights. The modules are fp32.
+        dtype: of the base's weights. The modules are fp32. A base that stays quantised keeps the dtype that it was trained in.
         base: another place of the base model, where it has moved.
-        merge: merge the LoRA weights into the base.
+        merge: merge the LoRA weights into the base; into a quantised one as `quantization.merge` does, which leaves it whole.
         taxonomy: refuse the folder if its taxonomy is another one.
         language_model: False leaves it out of memory, for the head alone; see `modeling.load_base`.
+        quantize: how the language model's blocks are held: "auto", as the folder's LoRA weights were trained; a value, to
+            train on such a base; None, whole.
 
     Raises:
         CheckpointError: a file is missing or damaged, or the base does not fit.
+        ConfigError: an unknown dtype, or bitsandbytes is missing.
         TaxonomyError: the taxonomy is another one; both are printed.
     """
     folder = Path(folder)
@@ -117,14 +126,18 @@ def load(
         )
     whole = (folder / "config.json").exists()
     place = base or (folder if whole else meta["base"])
+    if dtype not in DTYPES and isinstance(dtype, str):
+        raise ConfigError(f"dtype {dtype!r}: {nearest(dtype, list(DTYPES))}")
+    if quantize == "auto":
+        quantize = Quantization.from_dict(meta["quantization"]) if "quantization" in meta else None
     try:
-        model = load_base(place, dtype, language_model)
+        model = load_base(place, quantize.dtype or dtype if quantize else dtype, language_model, quantize)
     except OSError as error:
         raise CheckpointError(
             f"{folder}: its base model {str(place)!r} cannot be loaded ({_line(error)}); pass the place where it is now as base="
         ) from error
     if (folder / ADAPTER).exists() and language_model:
-        model = _with_adapter(model, folder / ADAPTER, merge)
+        model = _with_adapter(model, folder / ADAPTER, merge, _dtype(dtype, place, model))
     config = SafetyConfig.from_dict(meta["safety"])
     processor = SafeProcessor(AutoProcessor.from_pretrained(folder if whole else place), config.llm_tokens)
     safe = SafeVLM(model, processor, config, own)
@@ -235,13 +248,22 @@ def _json(path: Path) -> dict:
     return data
 
 
-def _with_adapter(model: PreTrainedModel, folder: Path, merge: bool) -> PreTrainedModel:
+def _dtype(dtype: torch.dtype | str, place: str | Path, model: PreTrainedModel) -> torch.dtype:
+    """What "auto" and other names stand for: the dtype that a base's files name, its model's where they name none."""
+    if dtype == "auto":
+        return AutoConfig.from_pretrained(place, trust_remote_code=False).dtype or model.dtype
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
+
+
+def _with_adapter(model: PreTrainedModel, folder: Path, merge: bool, dtype: torch.dtype) -> PreTrainedModel:
     """The base with LoRA layers, merged into its weights or left beside them."""
     try:
         from peft import PeftModel
     except ImportError as error:
         raise CheckpointError(f"{folder}: holds LoRA weights, which need peft; pip install 'safety-modules[train]'") from error
     adapted = PeftModel.from_pretrained(model, folder)
+    if merge and Quantization.of(model):
+        return merge_quantized(adapted, dtype)
     return adapted.merge_and_unload() if merge else adapted.base_model.model
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from safety_modules import checkpoint
 from safety_modules.card import model_card
 from safety_modules.config import ConfigError
+from safety_modules.merge_check import Unmerged
 from safety_modules.modeling import SafeVLM
 
 PAD_ROWS = 64  # the embedding's rows are a multiple of this, as in the llava-hf folders
@@ -23,6 +24,7 @@ def export(
     base: str | Path | None = None,
     dtype: torch.dtype | str = "auto",
     overwrite: bool = False,
+    check: bool = True,
 ) -> Path:
     """Write a release: LoRA merged, safety tokens as vocabulary rows, processor, `safety/` whole, and a model card.
 
@@ -34,6 +36,8 @@ def export(
         base: another place of the base model, where it has moved.
         dtype: of the written base weights.
         overwrite: replace `output` if it is there.
+        check: compare logits before and after merging; the numbers are in the card and in `safety/merge.json`. Loads the base
+            once more, twice where it was quantised, one after the other.
 
     Returns:
         The output folder.
@@ -44,7 +48,9 @@ def export(
     if Path(output).exists() and not overwrite:
         raise checkpoint.CheckpointError(f"{output}: exists already; name another folder, or pass overwrite")
     origin = str(base or checkpoint.base_of(folder))
+    unmerged = Unmerged.of(folder, dtype, base) if check else None
     model = checkpoint.load(folder, dtype=dtype, base=base, merge=True)
+    report = unmerged.against(model) if unmerged else None
     write_token_rows(model)
     model.base.generation_config.suppress_tokens = model.placeholders()
     with checkpoint.fresh_folder(output) as work:
@@ -53,7 +59,9 @@ def export(
         model.processor.save_pretrained(work)
         checkpoint.save_safety(model, work, base=".")
         checkpoint.carry(folder, work)
-        (work / "README.md").write_text(model_card(model, origin), encoding="utf-8")
+        if report:
+            report.write(work)
+        (work / "README.md").write_text(model_card(model, origin, report), encoding="utf-8")
     return Path(output)
 
 

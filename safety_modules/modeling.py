@@ -19,6 +19,7 @@ from safety_modules.head import HeadOutput
 from safety_modules.modules import SafetyModules
 from safety_modules.packing import packed_arguments
 from safety_modules.processing import SafeProcessor
+from safety_modules.quantization import Quantization, keep_exact
 from safety_modules.taxonomy import Taxonomy, nearest
 from safety_modules.tokens import TokenEmbedding
 
@@ -70,6 +71,7 @@ class SafeVLM(nn.Module):
         taxonomy: Taxonomy | None = None,
         dtype: torch.dtype | str = "auto",
         language_model: bool = True,
+        quantize: Quantization | None = None,
     ) -> SafeVLM:
         """New safety modules on a base model.
 
@@ -79,12 +81,13 @@ class SafeVLM(nn.Module):
             taxonomy: the categories; the paper's by default.
             dtype: of the base's weights, where it is loaded here. The modules are fp32.
             language_model: False leaves it out of memory, where the base is loaded here: for the head alone.
+            quantize: how the language model's blocks are held, where the base is loaded here; None: as they are.
 
         Raises:
             ConfigError: the family is unknown, or a width does not fit.
         """
         config, taxonomy = config or SafetyConfig(), taxonomy or Taxonomy.default()
-        model = base if isinstance(base, PreTrainedModel) else load_base(base, dtype, language_model)
+        model = base if isinstance(base, PreTrainedModel) else load_base(base, dtype, language_model, quantize)
         return cls(model, SafeProcessor.from_pretrained(model.name_or_path, config.llm_tokens), config, taxonomy)
 
     @classmethod
@@ -106,9 +109,13 @@ class SafeVLM(nn.Module):
         """Where the base is."""
         return self.base.device
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None) -> None:
-        """Trade time for memory in the base; called by Trainer."""
-        self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+    def gradient_checkpointing_enable(self, *args: object, **options: object) -> None:
+        """Trade time for memory in the base; called by Trainer, whose arguments differ between versions."""
+        self.base.gradient_checkpointing_enable(*args, **options)
+
+    def activation_checkpointing_enable(self, *args: object, **options: object) -> None:
+        """The newer name of `gradient_checkpointing_enable`."""
+        self.base.activation_checkpointing_enable(*args, **options)
 
     def tie_weights(self) -> None:
         """Tie what the base ties; called by Trainer after it has loaded a checkpoint."""
@@ -271,13 +278,27 @@ class SafeVLM(nn.Module):
         return torch.zeros(0, self.backbone.patches(self.config), width, device=self.device)
 
 
-def load_base(base: str | Path, dtype: torch.dtype | str = "auto", language_model: bool = True) -> PreTrainedModel:
+def load_base(
+    base: str | Path,
+    dtype: torch.dtype | str = "auto",
+    language_model: bool = True,
+    quantize: Quantization | None = None,
+) -> PreTrainedModel:
     """A stock model of transformers; safetensors only, no remote code.
 
-    Args: language_model: False leaves the language model's blocks and output layer out of memory: what is left embeds tokens and
-        pictures, which is all that the head needs.
+    Args:
+        language_model: False leaves the language model's blocks and output layer out of memory: what is left embeds tokens and
+            pictures, which is all that the head needs.
+        quantize: how the blocks' linear layers are held; such a model is on the GPU where there is one. None: as they are.
+
+    Raises:
+        ConfigError: bitsandbytes is missing.
     """
     safe = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
+    if language_model and quantize:
+        model = AutoModelForImageTextToText.from_pretrained(base, quantization_config=quantize.settings(), **safe)
+        keep_exact(model)
+        return model
     if language_model:
         return AutoModelForImageTextToText.from_pretrained(base, **safe)
     config = AutoConfig.from_pretrained(base, trust_remote_code=False)

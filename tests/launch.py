@@ -80,7 +80,7 @@ def show_parts(args: list[str]) -> None:
     base = list(model.base.parameters())
     held = sum(value.ds_tensor.numel() + value.data.numel() for value in base)
     modules = sum(value.detach().double().abs().sum().item() for value in model.safety.parameters())
-    print("PARTS", held, sum(value.ds_numel for value in base), modules, flush=True)
+    sys.stdout.write(f"PARTS {held} {sum(value.ds_numel for value in base)} {modules}\n")
     assert arguments.deepspeed
 
 

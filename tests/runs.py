@@ -27,7 +27,10 @@ def table(root: Path, rows: int = 22, text: int = 4) -> Path:
 
 
 def config(root: Path, output: Path, rules: dict, base: Path, lora: dict | None = None, **trainer: object) -> Path:
-    """A stage's file. Args: base: or a folder of trained modules. trainer: on top of eight steps of four rows, logged one by one."""
+    """A stage's file.
+
+    Args: base: or a folder of trained modules. trainer: on top of eight steps of four rows, logged one by one.
+    """
     start = (
         {"modules": str(base)} if (base / "safety").is_dir() else {"base": str(base), "safety": tiny.safety_config().to_dict()}
     )

@@ -15,6 +15,7 @@ LEAVES = {  # module of the library -> what it may take of ours; errors is every
     "errors": set(),
     "taxonomy": set(),
     "config": {"taxonomy"},  # for the nearest name in an error
+    "quantization": {"config", "taxonomy"},
     "backbones": set(),
     "images": set(),
     "tokens": set(),

@@ -4,6 +4,7 @@ from safetensors.torch import load_file
 
 import runs
 from data_recipes import load
+from safety_modules.taxonomy import Taxonomy
 from train.order import Order
 
 pytestmark = pytest.mark.recipe
@@ -79,7 +80,7 @@ def test_contract_6_stage_2_is_one_curve(data, stage1, stage2, tmp_path, name, p
 
 def test_the_rows_of_these_runs_meet_every_mixture_of_pictures(data):
     """In some step one process has a row without a picture while the other has one, two or three."""
-    rows = list(load("custom", data, "train"))
+    rows = list(load("custom", data, "train", Taxonomy.default()))
     order = list(Order(len(rows), 4, 42))
     pairs = {tuple(len(rows[row].images) for row in order[i : i + 2]) for i in range(0, 32, 2)}
     assert {counts for pair in pairs for counts in pair} == {0, 1, 2, 3}

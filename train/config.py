@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 
 from data_recipes._mixture import Source
 from safety_modules.config import ConfigError, SafetyConfig
+from safety_modules.quantization import KINDS
 from safety_modules.taxonomy import nearest
 
 
@@ -119,6 +120,14 @@ class TrainConfig:
             raise ConfigError(f"base {self.base!r} and modules {self.modules!r}: give one, base to start, modules to go on")
         if self.modules and (self.safety or self.taxonomy):
             raise ConfigError("safety and taxonomy come with the modules' folder; remove them, or start from a base")
+        if self.quantize is not None and self.quantize not in KINDS:
+            raise ConfigError(f"quantize: unknown value {self.quantize!r}; {nearest(self.quantize, list(KINDS))}")
+        if self.quantize and not self.lora:
+            raise ConfigError(
+                f"quantize {self.quantize!r} without lora: quantised weights cannot be trained; add lora, or remove it"
+            )
+        if self.quantize and self.guard:
+            raise ConfigError(f"quantize {self.quantize!r} with guard: the language model is not loaded; remove one of them")
         if self.trainer.get("eval_strategy", "no") not in ("no", False) and not self.data.validation:
             raise ConfigError("trainer.eval_strategy is set but data.validation is empty; name a recipe there, or set 'no'")
         names = [f.name for f in dataclasses.fields(TrainingArguments)]

@@ -22,6 +22,7 @@ from safety_modules.config import ConfigError, SafetyConfig
 from safety_modules.errors import user_errors_exit
 from safety_modules.modeling import SafeVLM, load_base
 from safety_modules.packing import enable_packing
+from safety_modules.quantization import Quantization
 from safety_modules.taxonomy import Taxonomy, nearest
 from train.config import LoraConfig, TrainConfig, read_config
 from train.data import Collator, Exchanges
@@ -123,6 +124,8 @@ def prepare(config: TrainConfig) -> tuple[SafetyTrainer, PeftModel | None, str, 
     _check_precision(trainer)
     if config.guard:
         _check_guard(trainer.trained)
+    if config.lora:
+        _check_lora(trainer.trained)
     return trainer, adapter, base, parts
 
 
@@ -145,6 +148,16 @@ def _check_guard(trained: set[str]) -> None:
         raise ConfigError(
             f"guard: the language model is not run, so {idle[0]!r} cannot be trained; freeze it with null in the rules, above "
             "the rule that trains it"
+        )
+
+
+def _check_lora(trained: set[str]) -> None:
+    """Refuse a stage with adapters that trains weights of the base too: `final/` holds the adapters alone."""
+    lost = sorted(name for name in trained if name.startswith("base.") and "lora_" not in name)
+    if lost:
+        raise ConfigError(
+            f"lora: the rules also train {lost[0]!r}, which would not be saved; freeze it with null in the rules, above the rule "
+            "that trains it, or train without lora"
         )
 
 
@@ -195,15 +208,20 @@ def refuse_setting(config: TrainConfig, arguments: TrainingArguments) -> None:
 
 def build(config: TrainConfig) -> tuple[SafeVLM, str]:
     """The model of the stage, and where its base is."""
+    compute = "bfloat16" if config.trainer.get("bf16") else "float32"
+    held = {
+        "dtype": config.dtype or "auto",
+        "language_model": not config.guard,
+        "quantize": Quantization(config.quantize, compute) if config.quantize else None,
+    }
     if config.modules:
         if (Path(config.modules) / checkpoint.ADAPTER).exists():
             raise ConfigError(f"modules: {config.modules} holds LoRA weights; export it first and go on from the export")
         base = checkpoint.base_of(config.modules)
-        model = checkpoint.load(config.modules, config.dtype or "auto", language_model=not config.guard)
-        return model, config.modules if base == "." else base
+        return checkpoint.load(config.modules, **held), config.modules if base == "." else base
     taxonomy = Taxonomy.from_yaml(config.taxonomy) if config.taxonomy else Taxonomy.default()
     modules = config.safety or SafetyConfig()
-    loaded = load_base(config.base, config.dtype or "auto", not config.guard)
+    loaded = load_base(config.base, **held)
     set_seed(config.trainer.get("seed", 42))  # here, because loading draws as well under ZeRO-3
     return SafeVLM.attach(loaded, modules, taxonomy), config.base
 
@@ -244,6 +262,8 @@ def save(trainer: SafetyTrainer, adapter: PeftModel | None, base: str, output: P
             adapter.save_pretrained(folder / checkpoint.ADAPTER, state_dict=layers)
         if full:
             dtype = model.base.dtype
+            if trainer.is_deepspeed_enabled:
+                model.base._weight_conversions = None  # under ZeRO-3 transformers notes more renamings than it made
             model.base.save_pretrained(folder, state_dict={name: value.to(dtype) for name, value in part["base."].items()})
             model.processor.save_pretrained(folder)
         checkpoint.save_safety(model, folder, base="." if full else base, state=part["safety."])

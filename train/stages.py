@@ -21,7 +21,8 @@ def param_groups(model: nn.Module, rules: dict[str, float | None]) -> list[dict]
         Optimizer groups `{"params": [...], "lr": rate}`, one for each rule that trains.
 
     Raises:
-        ConfigError: a parameter that no rule claims, a rule that claims nothing, a bad pattern or rate, or nothing to train.
+        ConfigError: a parameter that no rule claims, a rule that claims nothing or trains a quantised weight, a bad pattern or
+            rate, or nothing to train.
     """
     claimed: dict[str, list[nn.Parameter]] = {pattern: [] for pattern in rules}
     compiled = {pattern: _compile(pattern, rate) for pattern, rate in rules.items()}
@@ -29,6 +30,10 @@ def param_groups(model: nn.Module, rules: dict[str, float | None]) -> list[dict]
         pattern = next((p for p, regex in compiled.items() if regex.fullmatch(name)), None)
         if pattern is None:
             raise ConfigError(f"rules: no pattern claims the parameter {name!r}; add one, with null to freeze it")
+        if rules[pattern] is not None and not parameter.is_floating_point():
+            raise ConfigError(
+                f"rules: {pattern!r} trains {name!r}, which is quantised; freeze it with null in a rule above, or remove quantize"
+            )
         parameter.requires_grad_(rules[pattern] is not None)
         claimed[pattern].append(parameter)
     for pattern, parameters in claimed.items():

@@ -52,10 +52,20 @@ class SafetyTrainer(Trainer):
             lean_engine(self.accelerator)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The optimizer that the arguments name, with the rules' learning rates."""
+        """The optimizer that the arguments name, with the rules' learning rates.
+
+        As in Trainer, one with 8-bit states keeps those of embeddings, here the safety tokens, in 32 bits: their gradients
+        differ too much from row to row for the shared scales of a block.
+        """
         if self.optimizer is None:
             kind, values = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer = kind(self.groups, **values)
+            if values.get("optim_bits") == 8:
+                from bitsandbytes.optim import GlobalOptimManager
+
+                for module in self.model.modules():
+                    if isinstance(module, nn.Embedding) and module.weight.requires_grad:
+                        GlobalOptimManager.get_instance().register_module_override(module, "weight", {"optim_bits": 32})
         return self.optimizer
 
     def get_train_dataloader(self) -> DataLoader:

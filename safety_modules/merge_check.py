@@ -1,0 +1,132 @@
+"""MergeReport: what merging LoRA weights changed, in logits on a few neutral exchanges."""
+
+from __future__ import annotations
+
+import gc
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from safety_modules import checkpoint
+from safety_modules.modeling import SafeVLM
+from safety_modules.quantization import Quantization
+
+MERGE = "merge.json"  # in an export's safety/
+PROBES = (  # with a plain grey picture or none, question, answer
+    (True, "Describe this picture in one sentence.", "It is a plain grey area without any objects in it."),
+    (True, "Which colours can be seen?", "Only grey, evenly spread from edge to edge."),
+    (False, "Name three kinds of fruit.", "Apples, pears and plums are three kinds of fruit."),
+    (False, "How many days does a week have?", "A week has seven days, from Monday to Sunday."),
+)
+GREY = (128, 128, 128)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two models' logits on the same tokens.
+
+    Attributes:
+        max: the largest absolute difference.
+        mean: the mean absolute difference.
+        same: share of positions whose highest logit is the same token's, in [0, 1].
+    """
+
+    max: float
+    mean: float
+    same: float
+
+    @classmethod
+    def of(cls, first: Tensor, second: Tensor) -> Difference:
+        """Args: first, second: (positions, vocabulary), float32."""
+        gap = (first - second).abs()
+        return cls(gap.max().item(), gap.mean().item(), (first.argmax(-1) == second.argmax(-1)).float().mean().item())
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """Each against the model with its adapter beside the weights that it was trained on.
+
+    Attributes:
+        quantization: kind of the base that the adapter was trained on, or None.
+        positions: text positions compared.
+        merged: the exported model.
+        onto_original: the adapter on the weights before quantisation, for comparison; None without quantisation.
+    """
+
+    quantization: str | None
+    positions: int
+    merged: Difference
+    onto_original: Difference | None
+
+    def write(self, folder: str | Path) -> None:
+        """Write `folder/safety/merge.json`."""
+        checkpoint.write_text(Path(folder) / checkpoint.SAFETY / MERGE, json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder: str | Path) -> MergeReport | None:
+        """The report of an export; None where it has none."""
+        path = Path(folder) / checkpoint.SAFETY / MERGE
+        if not path.is_file():
+            return None
+        data = json.loads(path.read_text(encoding="utf-8"))
+        original = data["onto_original"] and Difference(**data["onto_original"])
+        return cls(data["quantization"], data["positions"], Difference(**data["merged"]), original)
+
+    def rows(self) -> list[tuple[str, Difference]]:
+        """What was compared, in words, and the difference."""
+        rows = [("merged, as exported", self.merged)]
+        if self.onto_original:
+            rows.append((f"adapter on the weights before {self.quantization}, not exported", self.onto_original))
+        return rows
+
+
+@dataclass(frozen=True)
+class Unmerged:
+    """Logits (positions, vocabulary) of a folder before merging: `trained`, and with the adapter on the `original` weights."""
+
+    quantization: str | None
+    trained: Tensor
+    original: Tensor | None
+
+    @classmethod
+    def of(cls, folder: str | Path, dtype: torch.dtype | str = "auto", base: str | Path | None = None) -> Unmerged | None:
+        """Run the probes; the models are loaded one after the other and let go. Arguments as in `checkpoint.load`.
+
+        Returns:
+            None for a folder without LoRA weights.
+        """
+        if not (Path(folder) / checkpoint.ADAPTER).exists():
+            return None
+        model = checkpoint.load(folder, dtype, base, merge=False)
+        quantization, trained = Quantization.of(model.base), probe(model)
+        if quantization is None:
+            return cls(None, trained, None)
+        del model
+        gc.collect()  # hooks tie a model into a circle, which would else keep it beside the next one
+        original = probe(checkpoint.load(folder, dtype, base, merge=False, quantize=None))
+        gc.collect()
+        return cls(quantization.kind, trained, original)
+
+    def against(self, merged: SafeVLM) -> MergeReport:
+        """The report on the merged model, before its vocabulary is changed."""
+        original = None if self.original is None else Difference.of(self.trained, self.original)
+        return MergeReport(self.quantization, len(self.trained), Difference.of(self.trained, probe(merged)), original)
+
+
+@torch.no_grad()
+def probe(model: SafeVLM) -> Tensor:
+    """Logits on PROBES where the input is text: (positions, vocabulary), float32, on the CPU."""
+    processor, found = model.processor, []
+    for with_picture, question, answer in PROBES:
+        content = [{"type": "image", "image": Image.new("RGB", (336, 336), GREY)}] if with_picture else []
+        messages = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
+        batch = processor.collate([processor.encode(messages, answer)])
+        batch = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
+        held = torch.tensor([processor.image_token_id, *processor.safety_ids], device=model.device)
+        text = ~torch.isin(batch["input_ids"], held)  # (1, T)
+        found.append(model(**batch).logits[text].float().cpu())
+    return torch.cat(found)
