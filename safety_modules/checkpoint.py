@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoProcessor, PreTrainedModel
 
+from safety_modules.base import load_base
 from safety_modules.calibration import Calibration
 from safety_modules.config import ConfigError, SafetyConfig
 from safety_modules.errors import UserError
-from safety_modules.modeling import SafeVLM, load_base
+from safety_modules.modeling import SafeVLM
 from safety_modules.policy import Policy
 from safety_modules.processing import SafeProcessor
 from safety_modules.quantization import Quantization
@@ -107,7 +108,7 @@ def load(
         base: another place of the base model, where it has moved.
         merge: merge the LoRA weights into the base; into a quantised one as `quantization.merge` does, which leaves it whole.
         taxonomy: refuse the folder if its taxonomy is another one.
-        language_model: False leaves it out of memory, for the head alone; see `modeling.load_base`.
+        language_model: False leaves it out of memory, for the head alone; see `base.load_base`.
         quantize: how the language model's blocks are held: "auto", as the folder's LoRA weights were trained; a value, to
             train on such a base; None, whole.
 

@@ -9,17 +9,18 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.utils import ModelOutput, logging
+from transformers.utils import ModelOutput
 
 from safety_modules.backbones import BACKBONES
+from safety_modules.base import load_base
 from safety_modules.config import ConfigError, SafetyConfig
 from safety_modules.head import HeadOutput
 from safety_modules.modules import SafetyModules
 from safety_modules.packing import packed_arguments
 from safety_modules.processing import SafeProcessor
-from safety_modules.quantization import Quantization, keep_exact
+from safety_modules.quantization import Quantization
 from safety_modules.taxonomy import Taxonomy, nearest
 from safety_modules.tokens import TokenEmbedding
 
@@ -276,41 +277,6 @@ class SafeVLM(nn.Module):
         """(0, P, V) for a batch without pictures."""
         width = self.backbone.vision_width(self.config)
         return torch.zeros(0, self.backbone.patches(self.config), width, device=self.device)
-
-
-def load_base(
-    base: str | Path,
-    dtype: torch.dtype | str = "auto",
-    language_model: bool = True,
-    quantize: Quantization | None = None,
-) -> PreTrainedModel:
-    """A stock model of transformers; safetensors only, no remote code.
-
-    Args:
-        language_model: False leaves the language model's blocks and output layer out of memory: what is left embeds tokens and
-            pictures, which is all that the head needs.
-        quantize: how the blocks' linear layers are held; such a model is on the GPU where there is one. None: as they are.
-
-    Raises:
-        ConfigError: bitsandbytes is missing.
-    """
-    safe = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
-    if language_model and quantize:
-        model = AutoModelForImageTextToText.from_pretrained(base, quantization_config=quantize.settings(), **safe)
-        keep_exact(model)
-        return model
-    if language_model:
-        return AutoModelForImageTextToText.from_pretrained(base, **safe)
-    config = AutoConfig.from_pretrained(base, trust_remote_code=False)
-    config.get_text_config().num_hidden_layers = 0
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # the blocks' weights are left in the file, which is reported as a fault
-    try:
-        model = AutoModelForImageTextToText.from_pretrained(base, config=config, **safe)
-    finally:
-        logging.set_verbosity(verbosity)
-    model.set_output_embeddings(nn.Identity())
-    return model
 
 
 def _pictures(pixel_values: Tensor | None, image_sizes: Tensor | None) -> dict[str, Tensor]:

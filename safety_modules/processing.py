@@ -15,19 +15,15 @@ from torch import Tensor
 from transformers import AutoProcessor, ProcessorMixin
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
-from safety_modules.errors import UserError
 from safety_modules.images import load_image
 from safety_modules.losses import IGNORE
 from safety_modules.markers import PlainTexts
+from safety_modules.messages import ProcessingError, read_messages
 from safety_modules.padding import join_pictures, pack, pad
 from safety_modules.reading import head_inputs
 
 KEPT = 256  # rendered templates; more structures than that are rendered each time
 SLOT = re.compile("\ue000(\\d+)\ue001")  # stands for a text while the template is rendered; texts never enter the template
-
-
-class ProcessingError(UserError):
-    """An exchange cannot be turned into tensors; the message names the row, the rule and the remedy."""
 
 
 def safety_token_names(count: int) -> list[str]:
@@ -111,7 +107,7 @@ class SafeProcessor:
             ProcessingError: naming `row`.
             ImageError: a picture cannot be read.
         """
-        structure, texts, asked, images = _read(messages, hint, row)
+        structure, texts, asked, images = read_messages(messages, hint, row)
         pieces = self._render(structure, True)
         bos = self.tokenizer.bos_token  # one is added where the template writes none, as in transformers' apply_chat_template
         ids, held = self.plain.encode(*self._fill(pieces, texts), bos=not (bos and pieces[0].startswith(bos)))
@@ -261,45 +257,3 @@ class SafeProcessor:
             out_ids += [token] * count
             out_mask += [turn] * count
         return out_ids, out_mask
-
-
-def _read(messages: Sequence[dict], hint: str, row: str) -> tuple[tuple, list[str], dict[int, int], list]:
-    """Messages -> structure ((role, ("text" | "image", ...)), ...), texts, number of a user's text -> turn, images."""
-    structure, texts, asked, images, turn = [], [], {}, [], 0
-    if hint:
-        structure.append(("system", ("text",)))
-        texts.append(hint)
-    for message in messages:
-        role, content = message.get("role"), message.get("content")
-        if role not in ("system", "user", "assistant"):
-            raise ProcessingError(f"{row}: role {role!r} of a message; valid roles: system, user, assistant")
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        kinds = []
-        turn += role == "user"
-        for part in parts or []:
-            kind = part.get("type")
-            if kind not in ("text", "image") or kind not in part:
-                raise ProcessingError(
-                    f"{row}: content {part!r}; give {{'type': 'text', 'text': ...}} or {{'type': 'image', 'image': ...}}"
-                )
-            if kind == "image":
-                images.append(part["image"])
-            else:
-                if role == "user":
-                    asked[len(texts)] = turn
-                texts.append(_text(part["text"], row))
-            kinds.append(kind)
-        if role == "system" and structure and structure[0][0] == "system" and kinds == ["text"]:
-            texts[-2:] = [" ".join(texts[-2:])]  # one system part: the hint, then the caller's own
-            continue
-        structure.append((role, tuple(kinds)))
-    if not structure or structure[-1][0] != "user":
-        raise ProcessingError(f"{row}: the last message must be a user's, not {structure[-1][0] if structure else 'missing'}")
-    return tuple(structure), texts, asked, images
-
-
-def _text(text: object, row: str) -> str:
-    """A text that a tokenizer can read."""
-    if not isinstance(text, str) or any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise ProcessingError(f"{row}: text {text!r} is no Unicode text; half a surrogate pair must be removed or replaced")
-    return text

@@ -12,10 +12,10 @@ from test_export import EXCHANGES, greedy
 from transformers import AutoModelForImageTextToText
 
 from safety_modules import SafeVLM, checkpoint
+from safety_modules.base import load_base
 from safety_modules.config import ConfigError
 from safety_modules.export import export
 from safety_modules.merge_check import Difference, MergeReport, Unmerged, probe
-from safety_modules.modeling import load_base
 from safety_modules.quantization import KINDS, Quantization, dequantized, quantized_layers
 from scripts.export import main as export_main
 from train.config import LoraConfig, TrainConfig, read_config

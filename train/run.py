@@ -17,10 +17,11 @@ from data_recipes._mixture import Part
 from data_recipes._show import show
 from data_recipes.sample import DataError
 from safety_modules import checkpoint
+from safety_modules.base import load_base
 from safety_modules.checkpoint import write_text
 from safety_modules.config import ConfigError, SafetyConfig
 from safety_modules.errors import user_errors_exit
-from safety_modules.modeling import SafeVLM, load_base
+from safety_modules.modeling import SafeVLM
 from safety_modules.packing import enable_packing
 from safety_modules.quantization import Quantization
 from safety_modules.taxonomy import Taxonomy, nearest
