@@ -13,6 +13,7 @@ from safety_modules.config import ConfigError
 from safety_modules.pipeline import ASSESS
 from train.config import read_config
 from train.data import Collator, Exchanges
+from train.features import FeatureStore
 from train.guard import FeatureCollator, Features
 from train.mixture import read_train
 from train.run import build, train
@@ -44,11 +45,17 @@ def config(base, tmp_path):
     return read_config(["--config", str(path)])
 
 
+def stored(rows, model, config):
+    """The rows with features of the folder."""
+    pictures = [image for sample in rows.samples for image in sample.images]
+    return Features(rows, FeatureStore.compute(model, pictures, config.data.features))
+
+
 def test_stored_features_give_the_scores_of_the_pictures(config):
     model, _ = build(config)
     rows = Exchanges(read_train(config.data, model.taxonomy, 0)[0], model.processor, model.taxonomy, config.data)
     for _ in range(2):  # made, then read from the disk
-        features = Features(rows, model, config.data.features)
+        features = stored(rows, model, config)
         batches = [
             Collator(model.processor)([rows[i] for i in range(9)]),
             FeatureCollator(model.processor)([features[i] for i in range(9)]),
@@ -58,15 +65,15 @@ def test_stored_features_give_the_scores_of_the_pictures(config):
         assert torch.allclose(scores[0].type_logits, scores[1].type_logits, atol=0.03)  # stored as bfloat16
         assert torch.equal(batches[0]["risk_type"], batches[1]["risk_type"])
         assert torch.equal(batches[0]["input_ids"][:, 0], batches[1]["input_ids"][:, 0])  # the paper's query
-    assert len(list(Path(config.data.features).glob("*.safetensors"))) == 1
+    assert len(list(Path(config.data.features).glob("*/*.safetensors"))) == 1
 
 
 def test_a_changed_picture_has_its_features_made_anew(config):
     model, _ = build(config)
     rows = Exchanges(read_train(config.data, model.taxonomy, 0)[0], model.processor, model.taxonomy, config.data)
-    before = Features(rows, model, config.data.features)[1]["features"]
+    before = stored(rows, model, config)[1]["features"]
     tiny.picture(77).save(Path(config.data.root) / "1.png")
-    assert not torch.equal(before, Features(rows, model, config.data.features)[1]["features"])
+    assert not torch.equal(before, stored(rows, model, config)[1]["features"])
 
 
 def test_guard_trains_the_head_and_never_loads_the_language_model(config, monkeypatch):

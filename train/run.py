@@ -22,6 +22,7 @@ from safety_modules.modeling import SafeVLM
 from safety_modules.taxonomy import Taxonomy
 from train.config import LoraConfig, TrainConfig, read_config
 from train.data import Collator, Exchanges
+from train.features import FeatureStore
 from train.guard import FeatureCollator, Features
 from train.mixture import read_train, read_validation, refuse_leaks
 from train.trainer import SafetyTrainer
@@ -75,8 +76,9 @@ def prepare(config: TrainConfig) -> tuple[SafetyTrainer, PeftModel | None, str, 
     validation = Exchanges(watched, processor, taxonomy, data)
     if config.guard:
         model.to(arguments.device)
-        with arguments.main_process_first(local=False, desc="features"):  # the others then find them in the folder
-            rows, validation = (Features(part, model, data.features) for part in (rows, validation))
+        pictures = (image for part in (rows, validation) for sample in part.samples for image in sample.images)
+        store = FeatureStore.compute(model, pictures, data.features)
+        rows, validation = Features(rows, store), Features(validation, store)
     trainer = SafetyTrainer(
         model=model,
         args=arguments,
