@@ -8,6 +8,7 @@ import torch
 from transformers import set_seed
 from transformers.models.llama.modeling_llama import LlamaModel
 
+from data_recipes._rows import Rows
 from safety_modules import checkpoint
 from safety_modules.config import ConfigError
 from safety_modules.pipeline import ASSESS
@@ -66,6 +67,19 @@ def test_stored_features_give_the_scores_of_the_pictures(config):
         assert torch.equal(batches[0]["risk_type"], batches[1]["risk_type"])
         assert torch.equal(batches[0]["input_ids"][:, 0], batches[1]["input_ids"][:, 0])  # the paper's query
     assert len(list(Path(config.data.features).glob("*/*.safetensors"))) == 1
+
+
+def test_a_row_is_tokenised_once_and_its_features_stay_in_bfloat16(config, monkeypatch):
+    model, _ = build(config)
+    rows = Exchanges(read_train(config.data, model.taxonomy, 0)[0], model.processor, model.taxonomy, config.data)
+    features = stored(rows, model, config)
+    first = [features[i] for i in range(9)]
+    monkeypatch.setattr(model.processor, "encode", lambda *_, **__: pytest.fail("a row is encoded again"))
+    monkeypatch.setattr(Rows, "__getitem__", lambda *_: pytest.fail("a row is read again"))
+    for row, again in zip(first, [features[i] for i in range(9)]):
+        assert row.keys() == again.keys() and all(torch.equal(row[name], again[name]) for name in row)
+    assert FeatureCollator(model.processor)(first)["features"].dtype == torch.bfloat16
+    assert all(row.tokens.nbytes == 8 * len(first[i]["input_ids"]) for i, row in features.encoded.items())
 
 
 def test_a_changed_picture_has_its_features_made_anew(config):

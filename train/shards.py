@@ -67,7 +67,7 @@ class Shards:
                 handle, _ = self._open(name)
             except FileNotFoundError as error:
                 raise DataError(
-                    f"{self.folder / name}: is not seen here, though another process has it; name a folder that all machines share"
+                    f"{self.folder / name}: another process has it, but it is not here; name a folder that all machines share"
                 ) from error
             self.places |= {key: (name, row) for row, key in enumerate(_keys(handle)) if key in keys}
 
