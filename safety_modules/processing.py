@@ -69,6 +69,7 @@ class SafeProcessor:
             if added.special or (name and name in processor.chat_template):
                 self.special_ids.add(token)
         self._length: int | None = None  # tokens of each picture, once known to be always the same
+        self._by_size: dict[tuple[int, int], int] = {}  # height and width -> tokens, where they depend on them
         self._rendered: dict[tuple, tuple[str, ...]] = {}
         self.plain = PlainTexts(self.tokenizer, self.special_ids, self._literals())
 
@@ -86,6 +87,7 @@ class SafeProcessor:
         row: str = "exchange",
         pictures: bool = True,
         tokens: bool = True,
+        stored: dict[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """One exchange as tensors, unpadded.
 
@@ -97,6 +99,8 @@ class SafeProcessor:
             row: name of the exchange, for errors.
             pictures: False leaves the pictures unread, one placeholder for each: for a head that reads stored features.
             tokens: False leaves the safety tokens out: the base's own prompt.
+            stored: what the vision tower made of the pictures, in place of them: features (N, P, V), tiles (n,) and, where the
+                base has tiles, image_sizes (n, 2).
 
         Returns:
             input_ids (T,); labels (T,), -100 but for the answer and its end token; question_mask (T,), the number of the
@@ -115,7 +119,10 @@ class SafeProcessor:
         if not tokens:
             kept = [i for i, token in enumerate(ids) if token not in self.safety_ids]
             ids, mask = [ids[i] for i in kept], [mask[i] for i in kept]
-        pixels, lengths = self._pixels(images) if pictures else ({}, [1] * len(images))
+        if stored is not None:
+            pixels, lengths = stored, self._lengths(stored)
+        else:
+            pixels, lengths = self._pixels(images) if pictures else ({}, [1] * len(images))
         ids, mask = self._expand(ids, mask, lengths, row)
         labels = [IGNORE] * len(ids)
         if answer is not None:
@@ -130,7 +137,7 @@ class SafeProcessor:
             "input_ids": torch.tensor(ids),
             "labels": torch.tensor(labels),
             "question_mask": torch.tensor(mask),
-            "tiles": torch.tensor(self.tiles(len(images), pixels), dtype=torch.long),
+            **({} if stored else {"tiles": torch.tensor(self.tiles(len(images), pixels), dtype=torch.long)}),
             **pixels,
         }
 
@@ -146,8 +153,11 @@ class SafeProcessor:
         pictures = [row for row in rows if "pixel_values" in row]
         if pictures:
             batch["pixel_values"] = join_pictures([row["pixel_values"] for row in pictures])
-        if pictures and "image_sizes" in pictures[0]:
-            batch["image_sizes"] = torch.cat([row["image_sizes"] for row in pictures])
+        if "features" in rows[0]:
+            batch["features"] = torch.cat([row["features"] for row in rows])  # (N, P, V)
+        sizes = [row["image_sizes"] for row in rows if "image_sizes" in row]
+        if sizes:
+            batch["image_sizes"] = torch.cat(sizes)
         for name in rows[0].keys() - {*batch, "question_mask", "tiles", "pixel_values", "image_sizes"}:
             batch[name] = torch.stack([row[name] for row in rows])
         return batch
@@ -245,6 +255,15 @@ class SafeProcessor:
         if "image_sizes" not in made:  # without tiles, all pictures have as many tokens
             self._length = lengths[0]
         return {name: made[name] for name in ("pixel_values", "image_sizes") if name in made}, lengths
+
+    def _lengths(self, stored: dict[str, Tensor]) -> list[int]:
+        """The number of tokens that stand for each picture whose features are stored."""
+        if "image_sizes" not in stored:
+            return [stored["features"].shape[1]] * len(stored["tiles"])
+        for size in map(tuple, stored["image_sizes"].tolist()):
+            if size not in self._by_size:  # the base's own processor counts them, on a blank picture
+                self._by_size[size] = self._pixels([Image.new("RGB", size[::-1])])[1][0]
+        return [self._by_size[tuple(size)] for size in stored["image_sizes"].tolist()]
 
     def _expand(self, ids: list[int], mask: list[int], lengths: list[int], row: str) -> tuple[list[int], list[int]]:
         """Repeat each image placeholder as often as its image has features."""

@@ -8,14 +8,18 @@ import torch
 from transformers import set_seed
 from transformers.models.llama.modeling_llama import LlamaModel
 
-from safety_modules import checkpoint
+from data_recipes._rows import Rows
+from safety_modules import SafeVLM, checkpoint
 from safety_modules.config import ConfigError
+from safety_modules.packing import enable_packing
 from safety_modules.pipeline import ASSESS
 from train.config import read_config
 from train.data import Collator, Exchanges
-from train.guard import FeatureCollator, Features
+from train.features import FeatureStore
+from train.guard import Features, collate_features
 from train.mixture import read_train
 from train.run import build, train
+from train.trainer import TARGETS
 
 
 @pytest.fixture
@@ -44,29 +48,48 @@ def config(base, tmp_path):
     return read_config(["--config", str(path)])
 
 
+def stored(rows, model, config):
+    """The rows with features of the folder."""
+    pictures = [image for sample in rows.samples for image in sample.images]
+    return Features(rows, FeatureStore.compute(model, pictures, config.data.features))
+
+
 def test_stored_features_give_the_scores_of_the_pictures(config):
     model, _ = build(config)
     rows = Exchanges(read_train(config.data, model.taxonomy, 0)[0], model.processor, model.taxonomy, config.data)
     for _ in range(2):  # made, then read from the disk
-        features = Features(rows, model, config.data.features)
+        features = stored(rows, model, config)
         batches = [
             Collator(model.processor)([rows[i] for i in range(9)]),
-            FeatureCollator(model.processor)([features[i] for i in range(9)]),
+            collate_features([features[i] for i in range(9)]),
         ]
         with torch.no_grad():
             scores = [model(**{name: batch[name] for name in (*ASSESS, "features") if name in batch}) for batch in batches]
         assert torch.allclose(scores[0].type_logits, scores[1].type_logits, atol=0.03)  # stored as bfloat16
         assert torch.equal(batches[0]["risk_type"], batches[1]["risk_type"])
         assert torch.equal(batches[0]["first_ids"], batches[1]["first_ids"])  # the paper's query
-    assert len(list(Path(config.data.features).glob("*.safetensors"))) == 1
+    assert len(list(Path(config.data.features).glob("*/*.safetensors"))) == 1
+
+
+def test_a_row_is_tokenised_once_and_its_features_stay_in_bfloat16(config, monkeypatch):
+    model, _ = build(config)
+    rows = Exchanges(read_train(config.data, model.taxonomy, 0)[0], model.processor, model.taxonomy, config.data)
+    features = stored(rows, model, config)
+    first = [features[i] for i in range(9)]
+    monkeypatch.setattr(model.processor, "encode", lambda *_, **__: pytest.fail("a row is encoded again"))
+    monkeypatch.setattr(Rows, "__getitem__", lambda *_: pytest.fail("a row is read again"))
+    for row, again in zip(first, [features[i] for i in range(9)]):
+        assert row.keys() == again.keys() and all(torch.equal(row[name], again[name]) for name in row if name != "row")
+    assert collate_features(first)["features"].dtype == torch.bfloat16
+    assert all(row.tokens.nbytes == 8 * len(first[i]["input_ids"]) for i, row in features.encoded.items())
 
 
 def test_a_changed_picture_has_its_features_made_anew(config):
     model, _ = build(config)
     rows = Exchanges(read_train(config.data, model.taxonomy, 0)[0], model.processor, model.taxonomy, config.data)
-    before = Features(rows, model, config.data.features)[1]["features"]
+    before = stored(rows, model, config)[1]["features"]
     tiny.picture(77).save(Path(config.data.root) / "1.png")
-    assert not torch.equal(before, Features(rows, model, config.data.features)[1]["features"])
+    assert not torch.equal(before, stored(rows, model, config)[1]["features"])
 
 
 def test_guard_trains_the_head_and_never_loads_the_language_model(config, monkeypatch):
@@ -84,3 +107,33 @@ def test_guard_refuses_to_train_what_it_does_not_run(config):
     rules = {r"safety\..*": 1e-2, r"base\..*": None}
     with pytest.raises(ConfigError, match="the language model is not run, so 'safety.llm_tokens.weight' cannot be trained"):
         train(dataclasses.replace(config, rules=rules))
+
+
+def test_stored_features_train_the_language_model_too_as_the_pictures_do(config, tmp_path):
+    """Every stage may read them: the same batches but for what stands for the pictures."""
+    model, _ = build(config)
+    samples = read_train(config.data, model.taxonomy, 0)[0]
+    model = SafeVLM.attach(config.base, config.safety).eval()
+    rows = Exchanges(samples, model.processor, model.taxonomy, config.data)
+    store = stored(rows, model, config).store
+    cached = Exchanges(samples, model.processor, model.taxonomy, config.data, store=store)
+    for packing in (False, True):
+        if packing:
+            enable_packing(model.base)
+        one, other = (Collator(model.processor, packing)([data[i] for i in range(9)]) for data in (rows, cached))
+        assert "pixel_values" not in other and torch.equal(one["input_ids"], other["input_ids"])
+        assert torch.equal(one["units"], other["units"])
+        with torch.no_grad():
+            a, b = (model(**{k: v for k, v in batch.items() if k not in TARGETS}) for batch in (one, other))
+        assert (a.logits - b.logits).abs().mean() < 0.02 * a.logits.std()  # stored in bfloat16
+        assert torch.allclose(a.type_logits, b.type_logits, atol=0.03)
+
+
+def test_stage_1_reads_stored_features_and_refuses_to_train_their_tower(config):
+    rules = {r"safety\..*": 1e-2, r"base\..*": None}
+    whole = dataclasses.replace(config, guard=False, rules=rules)
+    final = train(whole)
+    assert checkpoint.load(final) and list(Path(config.data.features).glob("*/*.safetensors"))
+    tower = {r"base\.model\.vision_tower\..*": 1e-5, **rules}
+    with pytest.raises(ConfigError, match="data.features: .* but 'base.model.vision_tower"):
+        train(dataclasses.replace(whole, rules=tower))

@@ -135,7 +135,8 @@ def test_export_replaces_nothing_unasked(trained, exported, tmp_path, capsys):
 
 
 @pytest.mark.recipe
-def test_torchrun_trains_on_two_processes(bases, tmp_path):
+@pytest.mark.parametrize("guard", [False, True])
+def test_torchrun_trains_on_two_processes(bases, tmp_path, guard):
     """DDP on two gloo processes: rows with a picture, several and none, and one result."""
     root = tmp_path / "data"
     root.mkdir()
@@ -149,8 +150,9 @@ def test_torchrun_trains_on_two_processes(bases, tmp_path):
         "base": str(bases["llava"]),
         "output": str(tmp_path / "run"),
         "safety": tiny.safety_config().to_dict(),
-        "data": {"root": str(root), "train": [{"recipe": "custom"}]},
-        "rules": {r"safety\..*": 1e-3, r"base\..*": None},
+        "guard": guard,
+        "data": {"root": str(root), "train": [{"recipe": "custom"}], "features": str(tmp_path / "features") if guard else None},
+        "rules": {r"safety\.llm_tokens\..*": None if guard else 1e-3, r"safety\..*": 1e-3, r"base\..*": None},
         "trainer": {"max_steps": 3, "per_device_train_batch_size": 2, "logging_steps": 1, "report_to": "none"},
     }
     (tmp_path / "c.yaml").write_text(json.dumps(config))
@@ -167,3 +169,4 @@ def test_torchrun_trains_on_two_processes(bases, tmp_path):
     history = json.loads((tmp_path / "run" / "history.json").read_text())
     assert [row["step"] for row in history if "loss" in row] == [1, 2, 3]
     assert checkpoint.load(tmp_path / "run" / "final")
+    assert len(list((tmp_path / "features").glob("*/*.safetensors"))) == (2 if guard else 0)  # each process made one

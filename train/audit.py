@@ -13,8 +13,7 @@ import numpy as np
 import pyarrow
 import torch
 from pyarrow import parquet
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from data_recipes._annotation import Annotation
@@ -24,13 +23,12 @@ from safety_modules import checkpoint
 from safety_modules.calibration import Calibration
 from safety_modules.checkpoint import write_text
 from safety_modules.errors import UserError
-from safety_modules.images import ImageError, load_image
 from safety_modules.modeling import SafeVLM
 from safety_modules.pipeline import QUESTION, ask
 from safety_modules.policy import Policy
-from safety_modules.processing import SafeProcessor
 from safety_modules.reading import head_inputs
 from safety_modules.taxonomy import CLEAN, Taxonomy
+from train.pixels import Pixels
 
 logger = logging.getLogger(__name__)
 
@@ -121,27 +119,6 @@ class Audit:
         work.replace(path)
 
 
-class _Pictures(Dataset):
-    """Batches of pictures as pixel tensors, made in the loader's processes."""
-
-    def __init__(self, processor: SafeProcessor, pictures: Sequence[Picture], batch_size: int) -> None:
-        self.processor, self.pictures, self.batch_size = processor, pictures, batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.pictures) // self.batch_size)
-
-    def __getitem__(self, index: int) -> tuple[list[str], dict[str, Tensor]]:
-        """Errors of a batch's pictures, "" for none, and the tensors of those without."""
-        images, errors = [], []
-        for picture in self.pictures[index * self.batch_size : (index + 1) * self.batch_size]:
-            try:
-                images.append(load_image(picture))
-                errors.append("")
-            except ImageError as error:
-                errors.append(str(error))
-        return errors, self.processor.pixels(images) if images else {}
-
-
 @torch.inference_mode()
 def judge(
     model: SafeVLM, pictures: Sequence[Picture], names: Sequence[str], batch_size: int, workers: int, question: str
@@ -153,7 +130,7 @@ def judge(
         workers: processes that read pictures beside this one; 0 for none.
     """
     prompt = model.processor.encode(ask(question, [None]), pictures=False)
-    loader = DataLoader(_Pictures(model.processor, pictures, batch_size), batch_size=None, num_workers=workers)
+    loader = DataLoader(Pixels(model.processor, pictures, batch_size), batch_size=None, num_workers=workers)
     left = iter(names)
     for errors, pixels in loader:
         count = errors.count("")

@@ -17,6 +17,7 @@ from safety_modules.losses import IGNORE, next_tokens
 from safety_modules.processing import ProcessingError, SafeProcessor
 from safety_modules.taxonomy import Taxonomy
 from train.config import DataConfig
+from train.features import FeatureStore
 from train.forgery import added
 
 LETTERS = 4  # of English text in a token, about; to compare lengths with
@@ -33,9 +34,21 @@ class Exchanges(Dataset):
     """Samples as rows of tensors, made when they are asked for."""
 
     def __init__(
-        self, samples: Sequence[Sample], processor: SafeProcessor, taxonomy: Taxonomy, config: DataConfig, train: bool = False
+        self,
+        samples: Sequence[Sample],
+        processor: SafeProcessor,
+        taxonomy: Taxonomy,
+        config: DataConfig,
+        train: bool = False,
+        store: FeatureStore | None = None,
     ) -> None:
-        """Args: train: add hints and forgeries at the config's rates; which row gets which depends on the row alone."""
+        """Make the rows of a stage.
+
+        Args:
+            train: add hints and forgeries at the config's rates; which row gets which depends on the row alone.
+            store: has the features of the pictures, which are then not read.
+        """
+        self.store = store
         self.samples, self.processor, self.taxonomy = samples, processor, taxonomy
         self.max_length = config.max_length
         self.hint_rate, self.forge_rate = (config.hint_rate, config.forge_rate) if train else (0.0, 0.0)
@@ -56,7 +69,12 @@ class Exchanges(Dataset):
             hint = hints[int(share(f"wording of {sample.source}") * len(hints))]
         try:
             row = self.processor.encode(
-                self.messages(sample), answer=sample.answer, hint=hint, max_length=self.max_length, row=sample.source
+                self.messages(sample),
+                answer=sample.answer,
+                hint=hint,
+                max_length=self.max_length,
+                row=sample.source,
+                stored=self.store.of(sample.images) if self.store else None,
             )
         except ImageError as error:
             raise DataError(f"{sample.source}: {error}") from error

@@ -24,11 +24,13 @@ from safety_modules.errors import user_errors_exit
 from safety_modules.modeling import SafeVLM
 from safety_modules.packing import enable_packing
 from safety_modules.quantization import Quantization
-from safety_modules.taxonomy import Taxonomy, nearest
+from safety_modules.taxonomy import Taxonomy
 from train.config import LoraConfig, TrainConfig, read_config
 from train.data import Collator, Exchanges
-from train.guard import FeatureCollator, Features
+from train.features import FeatureStore
+from train.guard import Features, collate_features
 from train.mixture import read_train, read_validation, refuse_leaks
+from train.refusals import refuse_rules, refuse_setting
 from train.survival import Manifest, Stop, disk_error, from_worker, half_written, last_whole, same_steps
 from train.trainer import SafetyTrainer
 from train.universal import convert, cut_for_others
@@ -37,7 +39,6 @@ from train.weights import whole_weights
 logger = logging.getLogger(__name__)
 
 FINAL, MIXTURE = "final", "mixture.json"
-DTYPES = ("float32", "bfloat16", "float16")
 BATCH = (("per_device_train_batch_size", 8), ("gradient_accumulation_steps", 1))  # with TrainingArguments' defaults
 
 
@@ -107,11 +108,14 @@ def prepare(config: TrainConfig) -> tuple[SafetyTrainer, PeftModel | None, str, 
     validation = Exchanges(watched, processor, taxonomy, data)
     lengths = rows.lengths(model.backbone.patches(model.config)) if data.group_by_length else None
     collator = Collator(processor, data.packing)
-    if config.guard:
-        collator = FeatureCollator(processor)
+    if config.guard or data.features:
         model.to(arguments.device)
-        with arguments.main_process_first(local=False, desc="features"):  # the others then find them in the folder
-            rows, validation = (Features(part, model, data.features) for part in (rows, validation))
+        pictures = (image for part in (rows, validation) for sample in part.samples for image in sample.images)
+        store = FeatureStore.compute(model, pictures, data.features)
+        rows.store = validation.store = store
+    if config.guard:
+        collator = collate_features
+        rows, validation = Features(rows, store), Features(validation, store)
     trainer = SafetyTrainer(
         model=model,
         args=arguments,
@@ -122,44 +126,8 @@ def prepare(config: TrainConfig) -> tuple[SafetyTrainer, PeftModel | None, str, 
         head_weight=config.head_weight,
         lengths=lengths,
     )
-    _check_precision(trainer)
-    if config.guard:
-        _check_guard(trainer.trained)
-    if config.lora:
-        _check_lora(trainer.trained)
+    refuse_rules(config, trainer)
     return trainer, adapter, base, parts
-
-
-def _check_precision(trainer: SafetyTrainer) -> None:
-    """Refuse to train weights of 16 bits without a 32-bit copy of them."""
-    short = [
-        n for n, p in trainer.model.named_parameters() if n in trainer.trained and p.dtype in (torch.bfloat16, torch.float16)
-    ]
-    if short and not trainer.is_deepspeed_enabled:
-        raise ConfigError(
-            f"dtype: {short[0]} would be trained in 16 bits, where small changes are rounded away; set dtype to float32 (with "
-            "trainer.bf16 it still computes in 16 bits), or train with trainer.deepspeed, which keeps 32-bit copies"
-        )
-
-
-def _check_guard(trained: set[str]) -> None:
-    """Refuse a guard stage that would train what it does not run."""
-    idle = sorted(name for name in trained if not name.startswith("safety.") or name.startswith("safety.llm_tokens."))
-    if idle:
-        raise ConfigError(
-            f"guard: the language model is not run, so {idle[0]!r} cannot be trained; freeze it with null in the rules, above "
-            "the rule that trains it"
-        )
-
-
-def _check_lora(trained: set[str]) -> None:
-    """Refuse a stage with adapters that trains weights of the base too: `final/` holds the adapters alone."""
-    lost = sorted(name for name in trained if name.startswith("base.") and "lora_" not in name)
-    if lost:
-        raise ConfigError(
-            f"lora: the rules also train {lost[0]!r}, which would not be saved; freeze it with null in the rules, above the rule "
-            "that trains it, or train without lora"
-        )
 
 
 def training_arguments(config: TrainConfig) -> TrainingArguments:
@@ -185,26 +153,6 @@ def training_arguments(config: TrainConfig) -> TrainingArguments:
             values["deepspeed"] = {**settings, "checkpoint": {"load_universal": True}}
     # YAML reads a bare `no` as false
     return TrainingArguments(**{k: "no" if k.endswith("_strategy") and v is False else v for k, v in values.items()})
-
-
-def refuse_setting(config: TrainConfig, arguments: TrainingArguments) -> None:
-    """Stop before anything is loaded where a setting would train something else than it says.
-
-    Raises:
-        ConfigError: value, rule and remedy.
-    """
-    if arguments.n_gpu > 1:
-        raise ConfigError(
-            f"one process and {arguments.n_gpu} GPUs: start with torchrun --nproc_per_node {arguments.n_gpu} -m train.run ..., "
-            "or set CUDA_VISIBLE_DEVICES to one of them"
-        )
-    if arguments.deepspeed and "optimizer" in arguments.hf_deepspeed_config.config:
-        raise ConfigError(
-            f"trainer.deepspeed: {arguments.deepspeed} has an optimizer, which would ignore the rules' learning rates; "
-            "remove its `optimizer`, and choose one by trainer.optim"
-        )
-    if config.dtype not in (None, "auto", *DTYPES):
-        raise ConfigError(f"dtype: {config.dtype!r}; {nearest(config.dtype, list(DTYPES))}")
 
 
 def build(config: TrainConfig) -> tuple[SafeVLM, str]:

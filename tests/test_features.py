@@ -1,0 +1,385 @@
+"""The store of features: what the tower gives, by content, from shards that are whole or not there."""
+
+import json
+import logging
+import os
+import pickle
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from layouts import drawn, write_parquet
+from torch.utils.data import DataLoader
+
+from data_recipes import _hub
+from data_recipes.sample import DataError
+from safety_modules import SafeVLM
+from safety_modules.errors import UserError
+from safety_modules.pipeline import ask
+from train import features as module
+from train import hashes as hashing
+from train.features import FeatureStore, tower_digest
+
+ROOT = Path(__file__).parents[1]
+OLD = 1_700_000_000  # seconds; a file that young has no hash in the index
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Seven pictures of different shapes, the last two of which are the same."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(7):
+        tiny.picture(min(number, 5), [(40, 32), (32, 90), (90, 30), (64, 64)][number % 4 if number < 6 else 1]).save(
+            folder / f"{number}.png"
+        )
+        os.utime(folder / f"{number}.png", (OLD, OLD))
+    return sorted(folder.glob("*.png"))
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """Pictures that the tower is asked for, in order."""
+    asked, real = [], module._entries
+
+    def entries(model, pictures, *more):
+        asked.extend(pictures.values())
+        return real(model, pictures, *more)
+
+    monkeypatch.setattr(module, "_entries", entries)
+    return asked
+
+
+def tower(model, picture):
+    """Features and size as the model itself makes them of one picture."""
+    row = model.processor.encode(ask("", [picture]))
+    return model.features(row["pixel_values"], row.get("image_sizes")), row.get("image_sizes")
+
+
+def same(store, other, pictures):
+    return all(torch.equal(value, other.of(pictures)[name]) for name, value in store.of(pictures).items())
+
+
+def shards(folder):
+    return sorted(folder.glob("*/*.safetensors"))
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_row_has_what_the_tower_makes_of_its_pictures(model, pictures, tmp_path, held, monkeypatch):
+    monkeypatch.setattr(module, "SHARD_PICTURES", 2)
+    monkeypatch.setattr(module, "BATCH", 4)
+    folder = None if held else tmp_path / "features"
+    for _ in range(2):  # computed, then stored
+        store = FeatureStore.compute(model, [*pictures, *pictures], folder)
+        for picture in pictures:
+            found, (expected, sizes) = store.of([picture]), tower(model, picture)
+            assert found["features"].dtype == torch.bfloat16 and found["features"].shape == expected.shape
+            assert torch.allclose(found["features"].float(), expected, atol=0.02)  # eight bits, and another batch
+            assert sizes is None or torch.equal(found["image_sizes"], sizes)
+            assert ("image_sizes" in found) == (sizes is not None)
+        both = store.of([pictures[2], pictures[0]])
+        assert torch.equal(both["features"], torch.cat([store.of([pictures[i]])["features"] for i in (2, 0)]))
+        assert len(both.get("image_sizes", [0, 0])) == 2
+        nothing = store.of([])
+        assert nothing.keys() == {"features", "tiles"} and nothing["features"].shape == (0, *expected.shape[1:])
+    assert len(shards(tmp_path / "features")) == (0 if held else 3)
+    with pytest.raises(DataError, match="none.png: has no features in this store"):
+        store.of([tmp_path / "none.png"])
+
+
+def test_a_picture_is_known_by_its_content(bases, pictures, tmp_path, computed):
+    model, folder = SafeVLM.attach(bases["llava"], tiny.safety_config()), tmp_path / "features"
+    FeatureStore.compute(model, pictures, folder)
+    assert computed == [*pictures[:5], pictures[6]]  # the last two are one, computed once
+    moved = tmp_path / "moved"
+    pictures[0].parent.rename(moved)
+    (moved / "0.png").rename(moved / "another.png")
+    FeatureStore.compute(model, sorted(moved.glob("*.png")), folder)
+    assert len(computed) == 6
+    before = FeatureStore.compute(model, [moved / "1.png"], folder).of([moved / "1.png"])
+    tiny.picture(9, (32, 90)).save(moved / "1.png")
+    after = FeatureStore.compute(model, sorted(moved.glob("*.png")), folder).of([moved / "1.png"])
+    assert computed[6:] == [moved / "1.png"] and not torch.equal(before["features"], after["features"])
+
+
+def test_pictures_in_tables_and_streams_are_kept_too(bases, pictures, tmp_path, computed, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf-cache")
+    model, folder = SafeVLM.attach(bases["llava_next"], tiny.safety_config()), tmp_path / "features"
+    write_parquet(tmp_path / "set", "train.parquet", [{"image": drawn(number)} for number in range(3)])
+    found = [row.cells["image"][0] for row in _hub.rows(tmp_path / "set", "train")]
+    found.append(_hub.Streamed(pictures[0].read_bytes(), "1/image"))
+    for _ in range(2):
+        store = FeatureStore.compute(model, [*found, pictures[0]], folder)
+    assert len(computed) == 4
+    expected, sizes = tower(model, found[1])
+    assert torch.allclose(store.of([found[1]])["features"].float(), expected, atol=0.02)
+    assert torch.equal(store.of([found[1]])["image_sizes"], sizes)
+    assert same(FeatureStore.compute(model, found, None), store, found[3:])
+
+
+def test_a_start_reads_no_file_that_is_as_it_was(bases, pictures, tmp_path, monkeypatch, caplog):
+    model, folder = SafeVLM.attach(bases["llava"], tiny.safety_config()), tmp_path / "features"
+    FeatureStore.compute(model, pictures, folder)
+    real, read = hashing._sha256, []
+    monkeypatch.setattr(hashing, "_sha256", lambda picture: read.append(picture) or real(picture))
+    FeatureStore.compute(model, pictures, folder)
+    assert read == []
+    os.utime(pictures[2], (OLD, OLD + 1))
+    with open(pictures[4], "ab") as file:
+        file.write(b"x")
+    os.utime(pictures[4], (OLD, OLD))
+    for _ in range(2):
+        FeatureStore.compute(model, pictures, folder)
+    assert read == [pictures[2], pictures[4]]
+    os.utime(pictures[3])  # might change again in the same tick
+    for _ in range(2):
+        FeatureStore.compute(model, pictures, folder)
+    assert read[2:] == [pictures[3]] * 2
+    (folder / "pictures.json").write_text('{"a": [1')
+    FeatureStore.compute(model, pictures, folder)
+    assert len(read) == 4 + 7 and "pictures.json: cannot be read" in caplog.text
+    pictures[5].unlink()
+    with pytest.raises(DataError, match=r"5.png: cannot be read .*check the file"):
+        FeatureStore.compute(model, pictures, folder)
+
+
+def test_another_tower_or_other_pixels_have_a_folder_of_their_own(bases, tmp_path):
+    def digest(family="llava", change=lambda model: None):
+        model = SafeVLM.attach(bases[family], tiny.safety_config())
+        change(model)
+        return tower_digest(model)
+
+    def weight(model):
+        model.base.model.vision_tower.embeddings.class_embedding.data[3] += 1e-6
+
+    images = {"image_mean": [0.1, 0.2, 0.3], "size": {"shortest_edge": 33}}
+    digests = [
+        digest(),
+        digest("llava_next"),
+        digest(change=weight),
+        digest(change=lambda model: model.base.to(torch.bfloat16)),
+        digest(change=lambda model: setattr(model.config, "vision_feature_layer", -1)),
+        digest(change=lambda model: setattr(model.config, "vision_feature_select_strategy", "full")),
+        digest(change=lambda model: setattr(model.config.vision_config, "hidden_act", "gelu")),
+        *(digest(change=lambda m, k=k, v=v: setattr(m.processor.processor.image_processor, k, v)) for k, v in images.items()),
+    ]
+    assert len(set(digests)) == len(digests)
+    shutil.copytree(bases["llava"], tmp_path / "elsewhere")
+    for model in (
+        SafeVLM.attach(tmp_path / "elsewhere", tiny.safety_config(llm_tokens=2)),
+        SafeVLM.attach(bases["llava"], tiny.safety_config(), language_model=False),
+    ):
+        assert tower_digest(model) == digests[0]
+
+
+START = """
+import os, sys, json
+sys.path.insert(0, "tests")
+import tiny
+from pathlib import Path
+from safety_modules import SafeVLM
+from safety_modules.errors import user_errors_exit
+from train import features
+from train.features import FeatureStore
+features.SHARD_PICTURES, features.BATCH = 2, 1
+base, data, folder = sys.argv[1:]
+model = SafeVLM.attach(base, tiny.safety_config())
+pictures = sorted(Path(data).glob("*.png"))
+"""
+
+
+def script(code, *args, **options):
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = options.pop("launcher", [sys.executable])
+    return subprocess.run(
+        [*command, str(code), *map(str, args)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=150, **options
+    )
+
+
+def test_a_killed_run_goes_on_after_its_last_whole_shard(bases, pictures, tmp_path, computed):
+    folder, code = tmp_path / "features", tmp_path / "killed.py"
+    code.write_text(
+        START + "calls = []\n"
+        "os.fsync = lambda file: calls.append(file) or (os.kill(os.getpid(), 9) if len(calls) == 3 else None)\n"
+        "FeatureStore.compute(model, pictures, folder)\n"
+    )
+    assert script(code, bases["llava_next"], pictures[0].parent, folder).returncode == -9
+    assert len(shards(folder)) == 2 and len(list(folder.glob("*/*.partial"))) == 1  # killed within the third
+    model = SafeVLM.attach(bases["llava_next"], tiny.safety_config())
+    store = FeatureStore.compute(model, pictures, folder)
+    assert len(computed) == 2 and not list(folder.glob("*/*.partial"))
+    assert same(FeatureStore.compute(model, pictures, None), store, pictures[4:])
+    for picture in pictures:
+        assert torch.allclose(store.of([picture])["features"].float(), tower(model, picture)[0], atol=0.02)
+
+
+def test_only_files_of_processes_that_are_gone_are_removed(bases, pictures, tmp_path):
+    model, folder = SafeVLM.attach(bases["llava"], tiny.safety_config()), tmp_path / "features"
+    FeatureStore.compute(model, pictures, folder)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    place, here = shards(folder)[0].parent, socket.gethostname()
+    names = {name: place / f"{name}.safetensors.{owner}.partial" for name, owner in {
+        "writing": f"{os.getpid()}-{here}", "ended": f"{ended.pid}-{here}", "far": "1-far.away", "long": "1-far.away",
+    }.items()}  # fmt: skip
+    for path in names.values():
+        path.write_bytes(b"half")
+    os.utime(names["long"], (OLD, OLD))
+    FeatureStore.compute(model, pictures, folder)
+    assert {name for name, path in names.items() if path.exists()} == {"writing", "far"}
+
+
+@pytest.mark.parametrize("kept", [0, 5, 300, -1])
+def test_a_cut_off_shard_is_named_and_computed_anew(bases, pictures, tmp_path, computed, caplog, kept, monkeypatch):
+    monkeypatch.setattr(module, "SHARD_PICTURES", 2)
+    model, folder = SafeVLM.attach(bases["llava"], tiny.safety_config()), tmp_path / "features"
+    FeatureStore.compute(model, pictures, folder)
+    cut = shards(folder)[1]
+    cut.write_bytes(cut.read_bytes()[:kept])
+    with caplog.at_level(logging.WARNING):
+        store = FeatureStore.compute(model, pictures, folder)
+    assert f"{cut}: is damaged" in caplog.text and len(computed) == 6 + 2 and len(shards(folder)) == 3
+    for picture in pictures:
+        assert torch.allclose(store.of([picture])["features"].float(), tower(model, picture)[0], atol=0.02)
+
+
+@pytest.mark.parametrize("place", ["features", "sizes"])
+def test_a_changed_byte_is_never_read_as_a_feature(bases, pictures, tmp_path, place):
+    model, folder = SafeVLM.attach(bases["llava_next"], tiny.safety_config()), tmp_path / "features"
+    good = FeatureStore.compute(model, pictures, folder).of(pictures)
+    (shard,) = shards(folder)
+    data = bytearray(shard.read_bytes())
+    header = 8 + int.from_bytes(data[:8], "little")
+    start, _ = json.loads(data[8:header])["notes"]["data_offsets"]
+    data[header + start + 8 if place == "sizes" else -100] ^= 1  # the first picture's height, or one of the last's numbers
+    shard.write_bytes(data)
+    store = FeatureStore.compute(model, pictures, folder)
+    with pytest.raises(DataError, match=f"{shard.name}: was damaged and is removed; start again"):
+        [store.of([picture]) for picture in pictures]
+    assert not shard.exists()
+    assert torch.equal(FeatureStore.compute(model, pictures, folder).of(pictures)["features"], good["features"])
+
+
+def test_a_broken_picture_is_named(model, pictures, tmp_path):
+    pictures[3].write_bytes(pictures[3].read_bytes()[:60])
+    with pytest.raises(DataError, match="3.png: not a readable picture"):
+        FeatureStore.compute(model, pictures, tmp_path / "features")
+
+
+def test_a_disk_that_is_too_full_is_told_before_anything_is_computed(model, pictures, tmp_path, computed, monkeypatch):
+    folder, needs = tmp_path / "features", []
+    real = FeatureStore._room
+    monkeypatch.setattr(FeatureStore, "_room", lambda self, count, need: needs.append(need) or real(self, count, need))
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: Usage(0, 0, 10**12))
+    FeatureStore.compute(model, pictures, folder)
+    stored = sum(path.stat().st_size for path in shards(folder))
+    assert stored <= needs[0] <= stored + module.HEADER * len(pictures) + (8192 if "next" in model.config.model_type else 0)
+    shutil.rmtree(folder)
+    computed.clear()
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: Usage(0, 0, needs[0] - 1))
+    with pytest.raises(UserError, match=r"features of 6 pictures need [\d.]+ KiB there and [\d.]+ KiB were free.*data.features"):
+        FeatureStore.compute(model, pictures, folder)
+    assert computed == [] and shards(folder) == []
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: Usage(0, 0, needs[0]))
+    FeatureStore.compute(model, pictures, folder)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: Usage(0, 0, 0))
+    FeatureStore.compute(model, pictures, folder)  # all is there
+
+
+def test_a_write_that_fails_leaves_nothing_behind(bases, pictures, tmp_path):
+    folder, code = tmp_path / "features", tmp_path / "full.py"
+    code.write_text(START + "with user_errors_exit():\n    FeatureStore.compute(model, pictures, folder, workers=0)\n")
+    arguments = (code, bases["llava"], pictures[0].parent, folder)
+    limit = 2100  # a shard of two pictures is larger: 2 x 16 patches x 32 numbers x 2 bytes
+    full = script(*arguments, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    assert full.returncode == 2
+    (line,) = [line for line in full.stderr.splitlines() if line.startswith("error: ")]
+    assert "cannot be written to (File too large); the features of 6 pictures need" in line
+    assert [path.name for path in folder.glob("*/*")] == []
+    assert script(*arguments).returncode == 0 and len(shards(folder)) == 3
+
+
+def test_workers_read_pictures_and_rows(model, pictures, tmp_path):
+    store = FeatureStore.compute(model, pictures, tmp_path / "features", workers=2)
+    held = FeatureStore.compute(model, pictures, None, workers=1)
+    assert all(same(store, held, [picture]) for picture in pictures)
+    copy = pickle.loads(pickle.dumps(store))
+    assert same(store, copy, pictures)
+
+    class Rows(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(pictures)
+
+        def __getitem__(self, place):
+            return store.of([pictures[place]])["features"].clone()
+
+    for picture, row in zip(pictures, DataLoader(Rows(), batch_size=None, num_workers=2)):
+        assert torch.equal(row, held.of([picture])["features"])
+
+
+TOGETHER = (
+    START
+    + """
+import shutil, time, torch
+torch.distributed.init_process_group("gloo")
+rank, folder = torch.distributed.get_rank(), Path(folder)
+asked, real = [], features._entries
+def entries(model, pictures, *more):
+    asked.extend(path.name for path in pictures.values())
+    return real(model, pictures, *more)
+features._entries = entries
+out = {}
+def run(name, pictures, place):
+    asked.clear()
+    start = time.monotonic()
+    try:
+        store = FeatureStore.compute(model, pictures, place)
+        out[name] = [list(asked), [float(store.of([p])["features"].float().sum()) for p in pictures]]
+    except ValueError as error:
+        out[name] = [str(error), time.monotonic() - start]
+    torch.distributed.barrier()
+run("half", pictures, folder / "a")
+run("stored", pictures, folder / "a")
+run("memory", pictures, None)
+run("one", pictures[:1], folder / "b")
+run("broken", [pictures[0], Path(data) / "broken.bmp", *pictures[1:]], folder / "c")
+if rank == 1:
+    features.Shards.write = lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+run("full", pictures, folder / "d")
+(folder / f"{rank}.json").write_text(json.dumps(out))
+torch.distributed.destroy_process_group()
+"""
+)
+
+
+def test_processes_share_the_work_and_none_waits_for_one_that_fails(bases, pictures, tmp_path):
+    folder, code = tmp_path / "features", tmp_path / "together.py"
+    code.write_text(TOGETHER)
+    (pictures[0].parent / "broken.bmp").write_bytes(b"none")
+    folder.mkdir()
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = script(code, bases["llava_next"], pictures[0].parent, folder, launcher=launcher)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1))
+    names = ["0.png", "1.png", "2.png", "3.png", "4.png", "6.png"]
+    for case in ("half", "memory"):
+        assert len(first[case][0]) == len(second[case][0]) == 3 and sorted(first[case][0] + second[case][0]) == names
+    assert first["stored"][0] == second["stored"][0] == []
+    assert first["one"][0] == ["0.png"] and second["one"][0] == []
+    alone = FeatureStore.compute(SafeVLM.attach(bases["llava_next"], tiny.safety_config()), pictures, None)
+    sums = [float(alone.of([picture])["features"].float().sum()) for picture in pictures]
+    for found in (first, second):
+        assert all(found[case][1] == pytest.approx(sums, abs=0.5) for case in ("half", "stored", "memory"))
+        assert found["one"][1] == pytest.approx(sums[:1], abs=0.5)
+    assert "another process of this run has ended" in first["broken"][0] and "broken.bmp: not a" in second["broken"][0]
+    assert "another process of this run has ended" in first["full"][0] and "No space left on device" in second["full"][0]
+    assert max(found[case][1] for found in (first, second) for case in ("broken", "full")) < 30
+    assert len(shards(folder / "d")) == 2  # what the first had made by then is kept

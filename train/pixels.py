@@ -1,0 +1,33 @@
+"""Pixels: pictures as batches of pixel tensors, ready for the vision tower."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data_recipes.sample import Picture
+from safety_modules.images import ImageError, load_image
+from safety_modules.processing import SafeProcessor
+
+
+class Pixels(Dataset):
+    """Batches of pictures, made when they are asked for: in the processes of a loader, the tower does not wait for them."""
+
+    def __init__(self, processor: SafeProcessor, pictures: Sequence[Picture], batch_size: int) -> None:
+        self.processor, self.pictures, self.batch_size = processor, pictures, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.pictures) // self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[list[str], dict[str, Tensor]]:
+        """Errors of a batch's pictures, "" for none, and the tensors of those without (see `SafeProcessor.pixels`)."""
+        images, errors = [], []
+        for picture in self.pictures[index * self.batch_size : (index + 1) * self.batch_size]:
+            try:
+                images.append(load_image(picture))
+                errors.append("")
+            except ImageError as error:
+                errors.append(str(error))
+        return errors, self.processor.pixels(images) if images else {}
