@@ -10,7 +10,7 @@ import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGE1 = {r"safety\..*": 1e-2, r"base\..*": None}
-LORA = {r"base\..*lora_.*": 1e-2, r"base\..*": None, r"safety\.llm_tokens\..*": 1e-2, r"safety\..*": None}
+LORA = {r"base\..*lora_.*": 1e-2, r"base\..*": None, r"safety\.llm_tokens\..*": 3e-2, r"safety\..*": None}
 
 
 def table(root: Path, rows: int = 22, text: int = 4) -> Path:

@@ -33,7 +33,7 @@ from train.mixture import read_train, read_validation, refuse_leaks
 from train.refusals import refuse_rules, refuse_setting
 from train.survival import Manifest, Stop, disk_error, from_worker, half_written, last_whole, same_steps
 from train.trainer import SafetyTrainer
-from train.universal import convert, cut_for_others
+from train.universal import Repair, convert, cut_for_others
 from train.weights import whole_weights
 
 logger = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ def train(config: TrainConfig) -> Path:
     if last and trainer.is_deepspeed_enabled and cut_for_others(last, trainer.args.world_size):
         with trainer.args.main_process_first(desc="universal checkpoint"):
             convert(last)
+        trainer.add_callback(Repair())
     try:
         trainer.train(resume_from_checkpoint=last, ignore_keys_for_eval=["logits"])
     except DataError as error:

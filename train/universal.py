@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
 from train.finite import TrainingError
 from train.survival import MANIFEST
 
@@ -40,3 +43,22 @@ def convert(checkpoint: Path) -> None:
         lines = result.stderr.strip().splitlines() or ["no message"]
         raise TrainingError(f"{checkpoint}: cannot be made fit for another number of processes: {lines[-1]}")
     done.write_text(tag + SUFFIX, encoding="utf-8")
+
+
+class Repair(TrainerCallback):
+    """What DeepSpeed's loading of such a checkpoint gets wrong under ZeRO-3 (0.19), put right before the first step.
+
+    It gives all parameters one and the same step counter, which then counts once for each of them, and all groups the
+    learning rate of the first one.
+    """
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: object) -> None:
+        """Called when the checkpoint is loaded."""
+        optimizer, scheduler = objects["optimizer"], objects["lr_scheduler"]
+        while hasattr(optimizer, "optimizer"):  # accelerate's and DeepSpeed's wrappers
+            optimizer = optimizer.optimizer
+        for values in optimizer.state.values():
+            if torch.is_tensor(values.get("step")):
+                values["step"] = values["step"].clone()
+        for group, rate, first in zip(optimizer.param_groups, scheduler.get_last_lr(), scheduler.base_lrs):
+            group["lr"], group["initial_lr"] = rate, first
