@@ -155,9 +155,7 @@ class SafeVLM(nn.Module):
         # Embedding, pictures, blocks: the order of the base's own forward, and the same on every process of ZeRO-3
         embeds = self.base.get_input_embeddings()(input_ids)  # (B, T, D)
         features, tokens = self._see(pixel_values, image_sizes, features)
-        if tokens is not None:
-            places = (input_ids == self.processor.image_token_id).unsqueeze(-1)
-            embeds = embeds.masked_scatter(places, tokens.to(embeds.dtype))
+        embeds = self._place(embeds, input_ids, tokens)
         rows = {"attention_mask": attention_mask} if segments is None else packed_arguments(self.base, position_ids, segments)
         wanted = {} if keep is None else {"logits_to_keep": keep}
         logits = self.base(inputs_embeds=embeds, use_cache=False, **rows, **wanted).logits
@@ -172,9 +170,11 @@ class SafeVLM(nn.Module):
         units: Tensor,
         pixel_values: Tensor | None = None,
         image_sizes: Tensor | None = None,
+        features: Tensor | None = None,
     ) -> HeadOutput:
         """The head's scores without a forward of the language model; arguments as in `forward`."""
-        return self._judge(self.features(pixel_values, image_sizes), first_ids, question_ids, question_mask, units)
+        features = self.features(pixel_values, image_sizes) if features is None else features
+        return self._judge(features, first_ids, question_ids, question_mask, units)
 
     @torch.no_grad()
     def features(self, pixel_values: Tensor | None, image_sizes: Tensor | None = None) -> Tensor:
@@ -193,22 +193,24 @@ class SafeVLM(nn.Module):
         attention_mask: Tensor,
         pixel_values: Tensor | None = None,
         image_sizes: Tensor | None = None,
+        features: Tensor | None = None,
         max_new_tokens: int = 256,
         do_sample: bool = False,
     ) -> Tensor:
         """The base's own `generate`; placeholders are never sampled.
 
+        Args: features: (N, P, V) from `features`, in place of pixel_values: the vision tower is not run again.
+
         Returns:
             (B, T') new tokens only.
         """
-        output = self.base.generate(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=do_sample,
-            suppress_tokens=self.placeholders(),
-            **_pictures(pixel_values, image_sizes),
-        )
+        settings = {"max_new_tokens": max_new_tokens, "do_sample": do_sample, "suppress_tokens": self.placeholders()}
+        if features is not None and len(features):
+            embeds = self.base.get_input_embeddings()(input_ids)
+            embeds = self._place(embeds, input_ids, self._see(None, image_sizes, features)[1])
+            return self.base.generate(inputs_embeds=embeds, attention_mask=attention_mask, **settings)
+        pictures = _pictures(pixel_values, image_sizes if pixel_values is not None else None)
+        output = self.base.generate(input_ids=input_ids, attention_mask=attention_mask, **settings, **pictures)
         return output[:, input_ids.shape[1] :]
 
     def placeholders(self) -> list[int]:
@@ -263,6 +265,13 @@ class SafeVLM(nn.Module):
             seen = self.base.get_image_features(**_pictures(pixel_values, image_sizes))
         features = torch.cat(captured)
         return features[:0] if blank else features, torch.cat(list(seen.pooler_output))
+
+    def _place(self, embeds: Tensor, input_ids: Tensor, tokens: Tensor | None) -> Tensor:
+        """Put what the language model reads of pictures, (M, D), into their places in (B, T, D)."""
+        if tokens is None:
+            return embeds
+        places = (input_ids == self.processor.image_token_id).unsqueeze(-1)
+        return embeds.masked_scatter(places, tokens.to(embeds.dtype))
 
     def _judge(
         self, features: Tensor, first_ids: Tensor, question_ids: Tensor, question_mask: Tensor, units: Tensor

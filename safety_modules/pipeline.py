@@ -22,7 +22,7 @@ from safety_modules.reading import HEAD
 
 ASSESS = (*HEAD, "pixel_values", "image_sizes")
 QUESTION = "What is in this picture?"  # that a picture alone is judged with
-GENERATE = ("input_ids", "attention_mask", "pixel_values", "image_sizes")
+GENERATE = ("input_ids", "attention_mask", "pixel_values", "image_sizes", "features")
 
 
 @dataclass(frozen=True)
@@ -90,28 +90,48 @@ class SafePipeline:
 
     def assess(self, exchanges: Sequence[Sequence[dict]]) -> list[Assessment]:
         """Probabilities for each exchange (see `SafeProcessor` for messages); no language-model forward."""
-        batch = self._batch(exchanges, [""] * len(exchanges))
-        scores = self.model.assess(**_pick(batch, ASSESS))
-        return self.calibration.assessments(*scores, self.model.taxonomy)
+        return self._look(exchanges)[0]
+
+    def _look(self, exchanges: Sequence[Sequence[dict]]) -> tuple[list[Assessment], list[dict[str, Tensor]]]:
+        """The assessment of each exchange, and what the vision tower made of its pictures, so that it is run once."""
+        rows = self._rows(exchanges, [""] * len(exchanges))
+        batch = self._batch(rows)
+        features = self.model.features(batch.get("pixel_values"), batch.get("image_sizes"))  # (N, P, V)
+        scores = self.model.assess(**_pick(batch, HEAD), features=features)
+        parts = features.split([int(row["tiles"].sum()) for row in rows])
+        stored = [
+            {"features": part, **{name: row[name] for name in ("tiles", "image_sizes") if name in row}}
+            for row, part in zip(rows, parts)
+        ]
+        return self.calibration.assessments(*scores, self.model.taxonomy), stored
 
     def answer(
-        self, exchanges: Sequence[Sequence[dict]], hints: Sequence[str], max_new_tokens: int = 256, base: bool = False
+        self,
+        exchanges: Sequence[Sequence[dict]],
+        hints: Sequence[str],
+        max_new_tokens: int = 256,
+        base: bool = False,
+        stored: Sequence[dict[str, Tensor]] | None = None,
     ) -> list[str]:
         """The model's greedy answers, with a hint (or "") for each exchange.
 
         Args:
             base: answer as the base does: no safety tokens, and no LoRA layers where they are not merged.
+            stored: of each exchange what the tower made of its pictures, as `SafeProcessor.encode` takes it.
         """
         if not exchanges:
             return []
-        batch = self._batch(exchanges, hints, tokens=not base)
+        batch = self._batch(self._rows(exchanges, hints, not base, stored))
         with self.model.without_adapters() if base else nullcontext():
             ids = self.model.generate(**_pick(batch, GENERATE), max_new_tokens=max_new_tokens)
         return self.model.processor.decode(ids)
 
     def decide(self, exchanges: Sequence[Sequence[dict]], language: str = "") -> list[tuple[Assessment, Decision]]:
         """Assess a batch of exchanges and ask the policy; every decision is logged."""
-        judged = [(assessment, self.policy.decide(assessment, language)) for assessment in self.assess(exchanges)]
+        return self._decide(self.assess(exchanges), language)
+
+    def _decide(self, assessments: Sequence[Assessment], language: str) -> list[tuple[Assessment, Decision]]:
+        judged = [(assessment, self.policy.decide(assessment, language)) for assessment in assessments]
         if self.log is not None:
             for assessment, decision in judged:
                 self.log(record(assessment, decision, self.policy))
@@ -125,8 +145,8 @@ class SafePipeline:
             max_new_tokens: bound on an answer's length.
             language: of hints and refusals, one of the policy's; "" for none in particular.
         """
-        judged = self.decide(exchanges, language)
-        return self.finish(exchanges, judged, max_new_tokens, language)
+        assessments, stored = self._look(exchanges)
+        return self.finish(exchanges, self._decide(assessments, language), max_new_tokens, language, stored=stored)
 
     def finish(
         self,
@@ -135,11 +155,13 @@ class SafePipeline:
         max_new_tokens: int = 256,
         language: str = "",
         known: dict[int, str] | None = None,
+        stored: Sequence[dict[str, Tensor]] | None = None,
     ) -> list[SafeResult]:
         """Answer exchanges that are decided already; arguments as in `__call__`.
 
         Args:
             known: number of an exchange -> its answer, where it need not be generated again.
+            stored: see `answer`.
         """
         answers = dict(known or {})
         for base in (False, True):
@@ -149,18 +171,28 @@ class SafePipeline:
                 if i not in answers and decision.action != "refuse" and (decision.action == "base") == base
             ]
             hints = [judged[i][1].hint for i in ask]
-            answers |= zip(ask, self.answer([exchanges[i] for i in ask], hints, max_new_tokens, base))
+            seen = [stored[i] for i in ask] if stored and not base else None  # adapters may be in the tower as well
+            answers |= zip(ask, self.answer([exchanges[i] for i in ask], hints, max_new_tokens, base, seen))
         refusals = {i: self.policy.refuse(d, language) for i, (_, d) in enumerate(judged) if d.action == "refuse"}
         answers |= refusals
         return [SafeResult(answers[i], *pair) for i, pair in enumerate(judged)]
 
-    def _batch(self, exchanges: Sequence[Sequence[dict]], hints: Sequence[str], tokens: bool = True) -> dict[str, Tensor]:
-        processor = self.model.processor
-        rows = [
-            processor.encode(messages, hint=hint, row=f"exchange {i}", tokens=tokens)
+    def _rows(
+        self,
+        exchanges: Sequence[Sequence[dict]],
+        hints: Sequence[str],
+        tokens: bool = True,
+        stored: Sequence[dict[str, Tensor]] | None = None,
+    ) -> list[dict[str, Tensor]]:
+        encode = self.model.processor.encode
+        return [
+            encode(messages, hint=hint, row=f"exchange {i}", tokens=tokens, stored=stored[i] if stored else None)
             for i, (messages, hint) in enumerate(zip(exchanges, hints))
         ]
-        return {name: value.to(self.model.device) for name, value in processor.collate(rows, side="left").items()}
+
+    def _batch(self, rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        batch = self.model.processor.collate(rows, side="left")
+        return {name: value.to(self.model.device) for name, value in batch.items()}
 
 
 @dataclass(frozen=True)

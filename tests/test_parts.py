@@ -5,7 +5,7 @@ from torch import nn
 from safety_modules.calibration import Calibration
 from safety_modules.config import ConfigError, SafetyConfig
 from safety_modules.head import SafetyHead
-from safety_modules.losses import lm_loss, safety_losses
+from safety_modules.losses import lm_loss, next_tokens, safety_losses
 from safety_modules.projector import build_projector
 from safety_modules.taxonomy import Taxonomy
 from safety_modules.tokens import SafetyTokens, TokenEmbedding
@@ -86,8 +86,10 @@ def test_lm_loss_by_hand():
     logits[0, 0, 2] = 1.0
     labels = torch.tensor([[-100, 2, -100]])
     expected = -torch.log_softmax(logits[0, 0], -1)[2]
-    assert torch.allclose(lm_loss(logits, labels), expected)
-    assert torch.allclose(lm_loss(logits, labels, tokens=4), expected / 4)
+    keep, targets = next_tokens(labels)
+    assert keep.tolist() == [0] and targets.tolist() == [[2]]
+    assert torch.allclose(lm_loss(logits[:, keep], targets), expected)
+    assert torch.allclose(lm_loss(logits[:, keep], targets, tokens=4), expected / 4)
     assert lm_loss(logits, torch.full((1, 3), -100)) == 0
 
 

@@ -13,6 +13,15 @@ def policy(model, **default):
     return Policy.from_dict({"default": default}, model.taxonomy)
 
 
+def test_the_vision_tower_runs_once_for_verdict_and_answer(model):
+    pipeline = SafePipeline(model, policy(model, threshold=1.0))
+    expected = pipeline.answer(EXCHANGES, [""] * len(EXCHANGES), 8)
+    calls = []
+    model.base.model.vision_tower.register_forward_pre_hook(lambda *_: calls.append(1))
+    assert [result.answer for result in pipeline(EXCHANGES, max_new_tokens=8)] == expected
+    assert calls == [1]
+
+
 def test_a_category_that_is_off_gets_the_bases_answers(trained, base):
     """Unmerged, the action "base" gives the base's tokens, and the next exchange has the adapters again."""
     pipeline = SafePipeline.from_pretrained(trained, merge=False)
