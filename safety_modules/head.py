@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -107,7 +108,8 @@ class SafetyHead(nn.Module):
         """
         empty = ~mask.any(1, keepdim=True)  # (N, 1)
         seen = (mask | empty)[:, None, None]  # (N, 1, 1, S); a softmax over nothing is NaN: such a row sees all, then zeros
-        with torch.autocast(keys.device.type, enabled=False):  # little work, and half precision would round the scores
+        kind = keys.device.type  # little work, and half precision would round the scores
+        with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
             query, keys = (x.to(self.key.weight.dtype) for x in (query, keys))
             asked = self.ask(query).unflatten(-1, (self.heads, -1)) / math.sqrt(keys.shape[-1] // self.heads)  # (N, Q, H, E)
             probe, shift = self.key(asked)  # (N, Q, H, D), (N, Q, H)

@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig as PeftLora
 from peft import PeftModel, get_peft_model
 from safetensors import SafetensorError
-from transformers import TrainingArguments, set_seed
+from transformers import PreTrainedModel, TrainingArguments, set_seed
 
 from data_recipes._mixture import Part
 from data_recipes._show import show
@@ -178,15 +178,17 @@ def build(config: TrainConfig) -> tuple[SafeVLM, str]:
 
 def add_lora(model: SafeVLM, config: LoraConfig) -> PeftModel:
     """Put adapters into the base in place, on every linear layer of the language model's blocks."""
-    layers = [
-        name
-        for name, module in model.base.named_modules()
-        if isinstance(module, torch.nn.Linear) and ".language_model.layers." in f".{name}"
-    ]
+    layers = linear_layers(model.base)
     return get_peft_model(
         model.base,
         PeftLora(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=layers),
     )
+
+
+def linear_layers(base: PreTrainedModel) -> list[str]:
+    """Names of the linear layers of the language model's blocks: not its output layer, nor the tower's or the projector's."""
+    found = (name for name, module in base.named_modules() if isinstance(module, torch.nn.Linear))
+    return [name for name in found if ".language_model.layers." in f".{name}"]
 
 
 def save(trainer: SafetyTrainer, adapter: PeftModel | None, base: str, output: Path, source: str | None) -> None:
