@@ -85,7 +85,9 @@ class Blueprint:
             total[0] += parameter.numel()
             total[1] += size
         order = [*PARTS, "other"]
-        return [Count(*key, int(n), round(size)) for key, (n, size) in sorted(found.items(), key=lambda row: order.index(row[0][0]))]
+        return [
+            Count(*key, int(n), round(size)) for key, (n, size) in sorted(found.items(), key=lambda row: order.index(row[0][0]))
+        ]
 
     def weights(self) -> Weights:
         """The sums that `memory.states` takes."""
@@ -119,8 +121,11 @@ class Blueprint:
     def _sized(self) -> Iterator[tuple[str, nn.Parameter, float]]:
         for name, parameter in self.model.named_parameters():
             size = parameter.element_size()
-            yield name, parameter, parameter.numel() * (
-                size if parameter.is_floating_point() else quantised_bits(self.quantize, parameter.shape[1]) / 8
+            yield (
+                name,
+                parameter,
+                parameter.numel()
+                * (size if parameter.is_floating_point() else quantised_bits(self.quantize, parameter.shape[1]) / 8),
             )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from train.blueprint import BLOCKS, Blueprint, part_of
 from train.config import TrainConfig
@@ -147,5 +146,7 @@ def _first(blueprint: Blueprint) -> int:
     low = [blocks]
     for name, parameter in blueprint.model.named_parameters():
         if parameter.requires_grad and part_of(name) in ("language model", "LoRA"):
-            low.append(int(f".{name}".split(BLOCKS)[1].split(".")[0]) if BLOCKS in f".{name}" else 0 if "embed" in name else blocks)
+            low.append(
+                int(f".{name}".split(BLOCKS)[1].split(".")[0]) if BLOCKS in f".{name}" else 0 if "embed" in name else blocks
+            )
     return min(low)

@@ -56,8 +56,8 @@ def optimizer_bytes(name: str, shapes: Iterable[tuple[int, ...]], embeddings: It
     """
     shapes, embeddings = list(shapes), list(embeddings)
     if name == "adafactor":
-        whole = [shape for shape in (*shapes, *embeddings)]
-        return sum(4 * (prod(s) // s[-1] + prod(s) // s[-2] if len(s) > 1 else prod(s)) for s in whole)
+        each = (*shapes, *embeddings)
+        return sum(4 * (prod(s) // s[-1] + prod(s) // s[-2] if len(s) > 1 else prod(s)) for s in each)
     states, bits = OPTIMIZERS.get(name, (2, 32))
     sizes = [(prod(shape), False) for shape in shapes] + [(prod(shape), True) for shape in embeddings]
     total = 4 * len(sizes) if name in COUNTED else 0
@@ -130,8 +130,8 @@ class States:
 def states(weights: Weights, strategy: Strategy, optimizer: float, processes: int, half: bool) -> States:
     """Weights, gradients and optimizer on each GPU.
 
-    Source: ZeRO, arXiv 1910.02054, section 3: with P parameters, N processes and Adam in mixed precision 2 P + 2 P + 12 P bytes, the
-    12 being a 32-bit copy and two states. Stage 2 keeps 2 P + 14 P / N, stage 3 16 P / N. What differs here:
+    Source: ZeRO, arXiv 1910.02054, section 3: with P parameters, N processes and Adam in mixed precision 2 P + 2 P + 12 P
+    bytes, the 12 being a 32-bit copy and two states. Stage 2 keeps 2 P + 14 P / N, stage 3 16 P / N. What differs here:
     - frozen parameters have weights and nothing else, and DDP keeps every weight in its own dtype, without a copy;
     - DDP holds gradients a second time, in its buckets, where there are several processes (torch: `gradient_as_bucket_view`);
     - DeepSpeed's buckets for gradients, two where it overlaps, and what stage 3 has gathered at a time, at most;
@@ -189,8 +189,8 @@ class Blocks:
 def block_bytes(blocks: Blocks, compute: int, stream: int) -> int:
     """What one block keeps of one token for the backward pass.
 
-    After arXiv 2205.05198, section 4 (34 bytes x width for GPT in 16 bits, beside the scores), counted anew for these blocks: with
-    D = width, F = inner, c = compute, s = stream
+    After arXiv 2205.05198, section 4 (34 bytes x width for GPT in 16 bits, beside the scores), counted anew for these blocks:
+    with D = width, F = inner, c = compute, s = stream
         norms       2 x 4 D, their 32-bit inputs; where they are trained 2 x s D more
         attention   4 c D, queries, keys, values (repeated where heads share them) and output, and 4 bytes for each head: the
                     kernels of SDPA and flash attention keep no T x T scores
@@ -238,8 +238,8 @@ def stack_bytes(
 def pair_bytes(attention: str, heads: int, compute: int, padded: bool) -> int:
     """What attention keeps for each pair of tokens of a row, in one layer.
 
-    "eager" keeps the scores after the softmax in 32 bits and as they are computed with. SDPA keeps none, but where rows are padded
-    each layer makes numbers of the mask; flash attention needs no mask.
+    "eager" keeps the scores after the softmax in 32 bits and as they are computed with. SDPA keeps none, but where rows are
+    padded each layer makes numbers of the mask; flash attention needs no mask.
     """
     if attention == "eager":
         return heads * (4 + compute if compute != 4 else 4)
@@ -255,7 +255,9 @@ def logit_bytes(positions: int, vocabulary: int, width: int, compute: int) -> in
     return positions * (vocabulary * (14 if compute == 2 else 16) + 4 * width)
 
 
-def module_bytes(pictures: int, patches: int, vision: int, width: int, blocks: int, language: int, keys: int, compute: int) -> int:
+def module_bytes(
+    pictures: int, patches: int, vision: int, width: int, blocks: int, language: int, keys: int, compute: int
+) -> int:
     """What safety projector and head keep where they are trained; they are fp32, their convolutions compute in `compute`.
 
     A residual block (`projector.RegBlock`), of a patch: the inputs of three convolutions, c C each, and 7 values of 32 bits
@@ -263,8 +265,8 @@ def module_bytes(pictures: int, patches: int, vision: int, width: int, blocks: i
     key its norm's input and the key itself, 2 x 4 D.
 
     Args:
-        pictures: that the projector sees in a micro-batch. patches: P. vision: V. width: C. blocks: residual blocks; 0 for an MLP.
-        language: D. keys: head tokens, patches and question, of all units of the micro-batch.
+        pictures: that the projector sees in a micro-batch. patches: P. vision: V. width: C. blocks: residual blocks;
+            0 for an MLP. language: D. keys: head tokens, patches and question, of all units of the micro-batch.
     """
     block = 3 * compute * width + 28 * width
     shortcut = 2 * compute * vision + 4 * width if blocks else compute * vision
