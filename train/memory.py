@@ -256,7 +256,7 @@ def logit_bytes(positions: int, vocabulary: int, width: int, compute: int) -> in
 
 
 def module_bytes(
-    pictures: int, patches: int, vision: int, width: int, blocks: int, language: int, keys: int, compute: int
+    pictures: int, patches: int, vision: int, width: int, blocks: int, language: int, keys: int, compute: int, wide: int = 4
 ) -> int:
     """What safety projector and head keep where they are trained; they are fp32, their convolutions compute in `compute`.
 
@@ -267,9 +267,10 @@ def module_bytes(
     Args:
         pictures: that the projector sees in a micro-batch. patches: P. vision: V. width: C. blocks: residual blocks;
             0 for an MLP. language: D. keys: head tokens, patches and question, of all units of the micro-batch.
+        wide: bytes of a value that is not multiplied; 4, because a GPU's autocast computes norms in 32 bits.
     """
-    block = 3 * compute * width + 28 * width
-    shortcut = 2 * compute * vision + 4 * width if blocks else compute * vision
+    block = 3 * compute * width + 7 * wide * width
+    shortcut = 2 * compute * vision + wide * width if blocks else compute * vision
     return pictures * patches * (blocks * block + shortcut + compute * (width + 2 * language)) + keys * 8 * language
 
 
