@@ -18,7 +18,7 @@ from safety_modules.projector import CAbstractor
 from train import memory
 from train.blueprint import Blueprint, part_of
 from train.config import read_config
-from train.footprint import Batch, activations
+from train.footprint import Batch, activations, longest
 from train.forecast import plan, strategy
 from train.memory import Blocks, Strategy, Weights, states
 from train.plan import main
@@ -64,10 +64,10 @@ def stage(name, base, data, output, *more):
 
 @pytest.mark.parametrize("name", STAGES)
 def test_every_shipped_stage_is_planned_on_a_7b_base_without_weights(name, large, data, tmp_path):
-    made = plan(read_config(stage(name, large, data, tmp_path / "run", "--data.max_length", 4096)), 8, 80)
+    config = read_config(stage(name, large, data, tmp_path / "run", "--data.max_length", 4096))
+    made = plan(config, 8, 80)
     base = [c for c in made.counts if c.part in ("vision tower", "base projector", "output layer", "language model")]
-    guard = "guard" in (CONFIGS / name).read_text(encoding="utf-8")
-    assert sum(c.parameters for c in base) == (455_825_408 if guard else 7_063_427_072)
+    assert sum(c.parameters for c in base) == (455_825_408 if config.guard else 7_063_427_072)
     assert made.steps.total >= 1
     if name in PAPER:  # the others are for a tiny base, with large batches and eager attention
         assert made.cheapest() is not None
@@ -202,7 +202,7 @@ def test_the_blocks_keep_what_the_formula_says(dtype, cast, mode, dropout, padde
     embeds = torch.randn(rows, tokens, width, dtype=getattr(torch, dtype), requires_grad=True)
     mask = torch.ones(rows, tokens, dtype=torch.long)
     mask[0, -9:] = 0 if padded else 1
-    found = kept(lambda: forward(model, embeds, mask, cast), [embeds, *model.parameters()])
+    found = kept(lambda: forward(model, embeds, mask, cast), model.parameters())
     compute = 2 if cast else embeds.dtype.itemsize
     stream = compute if not cast or dtype == "bfloat16" else 4
     linear = 4 * width * width + 3 * width * inner
@@ -229,6 +229,25 @@ def forward(model, embeds, mask, cast):
     context = torch.autocast("cpu", torch.bfloat16) if cast else contextlib.nullcontext()
     with context:
         return model(inputs_embeds=embeds, attention_mask=mask, use_cache=False).last_hidden_state
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("rules,lora", [(runs.STAGE1, None), (runs.LORA, {**LORA, "dropout": 0.0}), ({".*": 1e-3}, None)])
+def test_a_whole_forward_pass_keeps_what_the_footprint_says(bases, data, tmp_path, rules, lora, checkpointing):
+    path = runs.config(data, tmp_path / "run", rules, bases["llava"], lora)
+    config = read_config(["--config", str(path)])
+    trainer, *_ = prepare(config)
+    model, rows = trainer.model.train(), trainer.train_dataset
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    batch = longest(rows, 16, 4, False)
+    places = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))[:4]
+    inputs, trainer.rows_of_step = trainer.data_collator([rows[i] for i in places]), 4
+    found = kept(lambda: trainer.compute_loss(model, inputs, num_items_in_batch=torch.tensor(40.0)), model.parameters())
+    parts = activations(Blueprint.of(config), config, batch, torch.float32, checkpointing, False)
+    later = parts["one block"] + parts["logits"] * 3 / 4  # gradients, and the block that is computed again, come with backward
+    near = 0.45 if checkpointing and ".*" in rules else 0.25  # a trained tower keeps its pixels; beside tiny blocks they count
+    assert found / (sum(parts.values()) - later) == pytest.approx(1, abs=near), (found, parts)
 
 
 @pytest.mark.parametrize("cast", [False, True])
@@ -289,14 +308,14 @@ def test_the_shipped_deepspeed_files_are_the_strategies():
 
 def test_the_sum_in_the_qlora_stage_is_the_plans(large, data, tmp_path):
     text = (CONFIGS / "stage2_qlora.yaml").read_text(encoding="utf-8")
-    stay, whole = (float(re.search(pattern, text)[1]) for pattern in (r"= [\d.]+: ([\d.]+) that stay", r"about (\d+)\. So"))
+    stay, whole = (float(re.search(pattern, text)[1]) for pattern in (r"= [\d.]+: ([\d.]+) that stay", r"about ([\d.]+)\. So"))
     config = read_config(stage("stage2_qlora.yaml", large, data, tmp_path / "run"))
     blueprint = Blueprint.of(config)
     held = states(blueprint.weights(), strategy("", 4096), blueprint.optimizer("paged_adamw_8bit"), 1, True)
     assert held.stay / 1e9 == pytest.approx(stay, abs=0.1)
     batch = Batch(rows=2, tokens=2048, padded=False, positions=2 * 2048, pictures=2, units=2, question=64)
     found = activations(blueprint, config, batch, torch.bfloat16, True, True)
-    assert (held.stay + sum(found.values()) + memory.CUDA) / 1e9 == pytest.approx(whole, abs=0.5)
+    assert (held.stay + sum(found.values()) + memory.CUDA) / 1e9 == pytest.approx(whole, abs=0.2)
 
 
 def test_the_command_prints_writes_and_probes_and_leaves_nothing(bases, data, tmp_path, capsys):
