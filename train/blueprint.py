@@ -1,0 +1,173 @@
+"""Blueprint: the model of a stage with shapes and dtypes and without weights, so that it can be counted on any machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+
+from safety_modules import checkpoint
+from safety_modules.config import ConfigError, SafetyConfig
+from safety_modules.modeling import SafeVLM
+from safety_modules.processing import SafeProcessor
+from safety_modules.taxonomy import Taxonomy
+from train.config import TrainConfig
+from train.memory import Weights, optimizer_bytes, quantised_bits
+from train.run import _check_guard, _check_lora, add_lora  # the same rules, and so the same errors
+from train.stages import param_groups
+
+PARTS = {  # the first that a parameter's name starts with, or holds
+    "LoRA": ("lora_",),
+    "vision tower": ("base.model.vision_tower.",),
+    "base projector": ("base.model.multi_modal_projector.", "base.model.image_newline"),
+    "output layer": ("base.lm_head.",),
+    "language model": ("base.model.language_model.",),
+    "safety projector": ("safety.projector.",),
+    "head tokens": ("safety.head_tokens.",),
+    "language-model tokens": ("safety.llm_tokens.",),
+    "head": ("safety.head.",),
+}
+BLOCKS = ".language_model.layers."
+
+
+@dataclass(frozen=True)
+class Count:
+    """Parameters of one part, dtype and fate. `bytes` are those of the weights as they are loaded."""
+
+    part: str
+    dtype: str
+    trained: bool
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A stage's model on the meta device, its parameters frozen or not by the rules, and how its blocks are held."""
+
+    model: SafeVLM
+    quantize: str | None
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Blueprint:
+        """Build it from configs and processor: as `run.build`, without reading a weight.
+
+        Raises:
+            ConfigError: as in `train.run`; or the base's config cannot be read.
+            CheckpointError: `modules` is no folder of trained modules.
+        """
+        modules, taxonomy, place, source = _described(config)
+        with torch.device("meta"):
+            model = SafeVLM(_base(config, place), SafeProcessor.from_pretrained(source, modules.llm_tokens), modules, taxonomy)
+            if config.quantize:
+                _quantise(model.base)
+            if config.lora:
+                add_lora(model, config.lora)
+        param_groups(model, config.rules)
+        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        if config.guard:
+            _check_guard(trained)
+        if config.lora:
+            _check_lora(trained)
+        return cls(model, config.quantize)
+
+    def counts(self) -> list[Count]:
+        """Parameters of each part by dtype and fate, in the order of `PARTS`."""
+        found: dict[tuple[str, str, bool], list[float]] = {}
+        for name, parameter, size in self._sized():
+            dtype = str(parameter.dtype).removeprefix("torch.") if parameter.is_floating_point() else self.quantize
+            total = found.setdefault((part_of(name), dtype, parameter.requires_grad), [0, 0])
+            total[0] += parameter.numel()
+            total[1] += size
+        order = [*PARTS, "other"]
+        return [
+            Count(*key, int(n), round(size)) for key, (n, size) in sorted(found.items(), key=lambda row: order.index(row[0][0]))
+        ]
+
+    def weights(self) -> Weights:
+        """The sums that `memory.states` takes."""
+        counts = self.counts()
+        whole = [count for count in counts if count.dtype != self.quantize]
+        trained, frozen = ([count for count in whole if count.trained is fate] for fate in (True, False))
+        return Weights(
+            sum(count.parameters for count in trained),
+            sum(count.parameters for count in frozen),
+            sum(count.bytes for count in trained),
+            sum(count.bytes for count in frozen),
+            sum(count.bytes for count in counts if count.dtype == self.quantize),
+        )
+
+    def optimizer(self, name: str) -> int:
+        """Bytes of the states of an optimizer over what is trained."""
+        wide = {id(module.weight) for module in self.model.modules() if isinstance(module, nn.Embedding)}
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        shapes = {fate: [tuple(p.shape) for p in trained if (id(p) in wide) is fate] for fate in (False, True)}
+        return optimizer_bytes(name, shapes[False], shapes[True])
+
+    def short(self) -> str | None:
+        """The first trained parameter of 16 bits, which DDP would refuse; None without."""
+        named = self.model.named_parameters()
+        return next((n for n, p in named if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)), None)
+
+    def trains(self, *parts: str) -> bool:
+        """Whether anything of these parts is trained."""
+        return any(count.trained for count in self.counts() if count.part in parts)
+
+    def _sized(self) -> Iterator[tuple[str, nn.Parameter, float]]:
+        for name, parameter in self.model.named_parameters():
+            size = parameter.element_size()
+            yield (
+                name,
+                parameter,
+                parameter.numel()
+                * (size if parameter.is_floating_point() else quantised_bits(self.quantize, parameter.shape[1]) / 8),
+            )
+
+
+def part_of(name: str) -> str:
+    """The part of the model that a parameter belongs to."""
+    for part, marks in PARTS.items():
+        if any(name.startswith(mark) or (part == "LoRA" and mark in name) for mark in marks):
+            return part
+    return "other"
+
+
+def _described(config: TrainConfig) -> tuple[SafetyConfig, Taxonomy, str | Path, str | Path]:
+    """Shape of the modules, categories, and where the base's config and the processor are."""
+    if not config.modules:
+        taxonomy = Taxonomy.from_yaml(config.taxonomy) if config.taxonomy else Taxonomy.default()
+        return config.safety or SafetyConfig(), taxonomy, config.base, config.base
+    folder = Path(config.modules)
+    if (folder / checkpoint.ADAPTER).exists():
+        raise ConfigError(f"modules: {folder} holds LoRA weights; export it first and go on from the export")
+    base = checkpoint.base_of(folder)
+    meta = json.loads((folder / checkpoint.SAFETY / checkpoint.CONFIG).read_text(encoding="utf-8"))
+    place = folder if base == "." or (folder / "config.json").exists() else base
+    return SafetyConfig.from_dict(meta["safety"]), checkpoint.taxonomy_of(folder), place, place
+
+
+def _base(config: TrainConfig, place: str | Path) -> PreTrainedModel:
+    """The base's modules without weights, in the dtype that `load_base` would load; for a guard without language model."""
+    try:
+        stock = AutoConfig.from_pretrained(place, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"base: {str(place)!r} has no config that can be read ({str(error).splitlines()[0]})") from error
+    dtype = getattr(torch, config.dtype) if config.dtype not in (None, "auto") else stock.dtype or torch.float32
+    if config.guard:
+        stock.get_text_config().num_hidden_layers = 0
+    model = AutoModelForImageTextToText.from_config(stock, dtype=dtype, trust_remote_code=False)
+    if config.guard:
+        model.set_output_embeddings(nn.Identity())
+    return model
+
+
+def _quantise(base: PreTrainedModel) -> None:
+    """Make the blocks' linear weights whole numbers, as bitsandbytes does; here one for each weight, so that they count."""
+    for name, module in base.named_modules():
+        if isinstance(module, nn.Linear) and BLOCKS in f".{name}":
+            module.weight = nn.Parameter(torch.empty_like(module.weight, dtype=torch.uint8), requires_grad=False)
