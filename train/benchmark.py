@@ -71,7 +71,7 @@ SHAPES = {
             pool=48,
             repeats=3,
             scale=0.25,
-            answer=48,
+            answer=64,
             rank=16,
         ),
         Shape(

@@ -191,7 +191,7 @@ def guard(shape: Shape, device: str, dtype: torch.dtype, folder: Path) -> dict[s
             step(collate_features([{**heads[i], **seen} for i, seen in zip(part, read)]))
 
     times = _in_turn({"stage1": stage1, "guard": alone}, shape.repeats, device)
-    return {f"{name}_rows_per_second": shape.pool / seconds for name, seconds in times.items()}
+    return {f"{name}_rows_per_second": shape.pool / statistics.median(seconds) for name, seconds in times.items()}
 
 
 @torch.no_grad()
@@ -200,8 +200,10 @@ def answering(shape: Shape, device: str, dtype: torch.dtype) -> dict[str, float]
     model = benchmark.build(shape, device, dtype).eval()
     found = {}
     for count in (1, 8):
-        times = _in_turn(_answers(shape, model, count, device, dtype), 2 * shape.repeats + 1, device)
-        found |= {f"{name}_seconds_batch_{count}": seconds for name, seconds in times.items()}
+        times = _in_turn(_answers(shape, model, count, device, dtype), 5 * shape.repeats, device)
+        found |= {f"{name}_seconds_batch_{count}": statistics.median(seconds) for name, seconds in times.items()}
+        pairs = (safe / base - 1 for base, safe in zip(times["base"], times["safe"]))  # each with its neighbour in time
+        found[f"overhead_batch_{count}"] = statistics.median(pairs)
     return found
 
 
@@ -248,14 +250,14 @@ def peak(device: str, dtype: torch.dtype) -> tuple[float, str]:
     return 2 * size**3 / min(_seconds(lambda: a @ a, device) for _ in range(8)), f"product of two matrices of {size} x {size}"
 
 
-def _in_turn(ways: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:
-    """Median seconds of each, measured one after the other in turn, after one round that does not count."""
+def _in_turn(ways: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, list[float]]:
+    """Seconds of each, measured one after the other in turn, after one round that does not count."""
     found = {name: [] for name in ways}
     for repeat in range(repeats + 1):
         for name, way in ways.items():
             seconds = _seconds(way, device)
             found[name] += [seconds] if repeat else []
-    return {name: statistics.median(values) for name, values in found.items()}
+    return found
 
 
 def _seconds(way: Callable[[], object], device: str) -> float:
