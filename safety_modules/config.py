@@ -22,7 +22,7 @@ class SafetyConfig:
     Attributes:
         head_tokens: learnable tokens that the head reads beside the safety features (s1), from 0. PSA-VLM: 64.
         llm_tokens: learnable tokens that the language model reads before each image (s2), from 0. 8; PSA-VLM has 64, which make
-            each step and each prompt about 8 % dearer and were worth nothing measurable (docs/ablations.md).
+            a step 6.5 % dearer than plain LLaVA's where 8 make it 1.5 %, and were worth nothing measurable (docs/ablations.md).
         projector: "c_abstractor" (PSA-VLM supplement A.2, after Honeybee) or "mlp".
         projector_width: hidden channels of the projector. 1024; the release's 1088 is 1024 + 64 by accident.
         projector_depth: residual blocks before and again after pooling; c_abstractor only. 3.
