@@ -24,7 +24,7 @@
 # - this shell -> srun -> the shell in `on_node`, on each node. With proctrack/cgroup, which most clusters have, SLURM signals
 #   only what it started itself: that shell, neither torchrun nor train.run.
 # - `on_node` -> the processes of train.run. Not torchrun: SIGUSR1 would kill it at once (it handles SIGTERM, SIGINT, SIGHUP and
-#   SIGQUIT; others only since torch 2.9), and a signal that it handles gives its processes 30 s until SIGKILL.
+#   SIGQUIT; others only in newer releases, by an option), and a signal that it handles gives its processes 30 s until SIGKILL.
 # torchrun therefore ignores SIGUSR1. Its processes inherit that, and train.run listens only while it trains: a signal neither
 # kills one that still loads nor one that writes final/. So it is sent again until the step ends.
 on_node() {
@@ -32,7 +32,7 @@ on_node() {
         trap '' USR1
         exec torchrun --nnodes "$SLURM_NNODES" --nproc-per-node "${SLURM_GPUS_ON_NODE:-1}" \
             --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$FIRST_NODE:$RENDEZVOUS_PORT" \
-            --rdzv-conf "is_host=$((SLURM_NODEID == 0))" --local-addr "$SLURMD_NODENAME" -m train.run "$@"
+            --rdzv-conf "is_host=$((SLURM_NODEID == 0)),read_timeout=600" --local-addr "$SLURMD_NODENAME" -m train.run "$@"
     ) &
     local agent=$!
     trap 'pkill -USR1 -P "$agent"' USR1
@@ -46,7 +46,7 @@ on_node() {
 set -u
 FIRST_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 RENDEZVOUS_PORT=$((20000 + SLURM_JOB_ID % 10000)) # jobs may share a node
-export -f on_node
+export -f on_node # so that the arguments stay words: bash -c gets them as "$@"
 export FIRST_NODE RENDEZVOUS_PORT
 
 stopped=
