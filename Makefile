@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM := false
 export PYTHONPATH := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-real lint format stage1 stage2 export control ablate benchmark-data base clean
+.PHONY: help setup demo test test-recipes test-real lint format stage1 stage2 export control ablate benchmark benchmark-data plan base clean
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,7 +26,10 @@ demo: .venv/.ready  ## the main job on CPU, start to finish: train two stages, e
 	$(PY) -m scripts.demo --output runs/demo
 
 test: .venv/.ready  ## the tests
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "not recipe"
+
+test-recipes: .venv/.ready  ## whole runs: one curve on one process, two, ZeRO-2 and ZeRO-3; kills, stops, full disks (10 minutes)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m recipe
 
 test-real: .venv/.ready  ## the tests on real pictures in $SAFETY_MODULES_DATA
 	$(PY) -m pytest -m real
@@ -51,6 +54,12 @@ control: .venv/.ready  ## calibration, policy, switch and new categories on the 
 
 ablate: .venv/.ready  ## one part of the method changed at a time, on the embedded world: make ablate SEEDS="0 1 2"
 	$(PY) -m scripts.ablate --output runs/ablate --seeds $(or $(SEEDS),0)
+
+benchmark: .venv/.ready  ## training and answering against plain LLaVA: make benchmark SHAPE=7b on a GPU
+	$(PY) -m scripts.benchmark --shape $(or $(SHAPE),tiny) --out $(or $(OUT),runs/benchmark.json)
+
+plan: .venv/.ready  ## memory, steps and hours of a stage: make plan CONFIG=train/configs/stage1.yaml DATA=folder GPUS=8
+	$(PY) -m train.plan --config $(or $(CONFIG),train/configs/stage1.yaml) --data.root $(DATA) --gpus $(or $(GPUS),8)
 
 benchmark-data: .venv/.ready  ## opening, loading and auditing data against their lower bounds
 	$(PY) -m scripts.benchmark_data

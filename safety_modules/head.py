@@ -109,7 +109,7 @@ class SafetyHead(nn.Module):
         empty = ~mask.any(1, keepdim=True)  # (N, 1)
         seen = (mask | empty)[:, None, None]  # (N, 1, 1, S); a softmax over nothing is NaN: such a row sees all, then zeros
         kind = keys.device.type  # little work, and half precision would round the scores
-        with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
+        with nullcontext() if keys.is_meta else torch.autocast(kind, enabled=False):
             query, keys = (x.to(self.key.weight.dtype) for x in (query, keys))
             asked = self.ask(query).unflatten(-1, (self.heads, -1)) / math.sqrt(keys.shape[-1] // self.heads)  # (N, Q, H, E)
             probe, shift = self.key(asked)  # (N, Q, H, D), (N, Q, H)

@@ -113,10 +113,12 @@ class SafeVLM(nn.Module):
     def gradient_checkpointing_enable(self, *args: object, **options: object) -> None:
         """Trade time for memory in the base; called by Trainer, whose arguments differ between versions."""
         self.base.gradient_checkpointing_enable(*args, **options)
+        self.base.disable_input_require_grads()  # of the frozen tower's embedding too; only the reentrant kind needs them
 
     def activation_checkpointing_enable(self, *args: object, **options: object) -> None:
         """The newer name of `gradient_checkpointing_enable`."""
         self.base.activation_checkpointing_enable(*args, **options)
+        self.base.disable_input_require_grads()
 
     def tie_weights(self) -> None:
         """Tie what the base ties; called by Trainer after it has loaded a checkpoint."""
@@ -276,9 +278,10 @@ class SafeVLM(nn.Module):
     def _judge(
         self, features: Tensor, first_ids: Tensor, question_ids: Tensor, question_mask: Tensor, units: Tensor
     ) -> HeadOutput:
-        """The modules' verdict on features (N, P, V) and the questions."""
+        """The modules' verdict on features (N, P, V) and the questions, whose embeddings the head's loss leaves as they are."""
         dtype = self.safety.head.type_layer.weight.dtype
-        flat = self.base.get_input_embeddings()(torch.cat([question_ids.flatten(), first_ids])).to(dtype)
+        with torch.no_grad():
+            flat = self.base.get_input_embeddings()(torch.cat([question_ids.flatten(), first_ids])).to(dtype)
         text, first = flat.split([question_ids.numel(), len(first_ids)])
         return self.safety(features.to(dtype), text.unflatten(0, question_ids.shape), question_mask, first, units)
 

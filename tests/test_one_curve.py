@@ -1,8 +1,8 @@
 import pytest
+import stage_runs as runs
 import torch
 from safetensors.torch import load_file
 
-import runs
 from data_recipes import load
 from safety_modules.taxonomy import Taxonomy
 from train.order import Order

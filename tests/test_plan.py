@@ -4,7 +4,7 @@ import re
 import subprocess
 
 import pytest
-import runs
+import stage_runs as runs
 import tiny
 import torch
 from peft import LoraConfig, get_peft_model
@@ -246,7 +246,7 @@ def test_a_whole_forward_pass_keeps_what_the_footprint_says(bases, data, tmp_pat
     found = kept(lambda: trainer.compute_loss(model, inputs, num_items_in_batch=torch.tensor(40.0)), model.parameters())
     parts = activations(Blueprint.of(config), config, batch, torch.float32, checkpointing, False)
     later = parts["one block"] + parts["logits"] * 3 / 4  # gradients, and the block that is computed again, come with backward
-    near = 0.45 if checkpointing and ".*" in rules else 0.25  # a trained tower keeps its pixels; beside tiny blocks they count
+    near = 0.5 if checkpointing else 0.25  # beside two tiny blocks' inputs, embeddings and what the tower reads count
     assert found / (sum(parts.values()) - later) == pytest.approx(1, abs=near), (found, parts)
 
 

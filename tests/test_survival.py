@@ -5,8 +5,8 @@ import subprocess
 import time
 
 import pytest
+import stage_runs as runs
 
-import runs
 from train.survival import MANIFEST, last_whole
 
 pytestmark = pytest.mark.recipe

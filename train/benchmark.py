@@ -61,14 +61,14 @@ CLIP_L = {
 SHAPES = {
     shape.name: shape
     for shape in (
-        Shape(  # LLaVA-1.5's proportions at a sixteenth of the width, with a quarter of the tokens
+        Shape(  # LLaVA-1.5's proportions: a thirty-second of the width, half of the depth, a quarter of the tokens
             "tiny",
-            {**CLIP_L, "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 5, "num_attention_heads": 4}
+            {**CLIP_L, "hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 12, "num_attention_heads": 2}
             | {"image_size": 96, "patch_size": 8},
-            {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 6, "num_attention_heads": 4, "vocab_size": 2048},
-            {"head_tokens": 16, "llm_tokens": 2, "projector_width": 64},
+            {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 16, "num_attention_heads": 4, "vocab_size": 1024},
+            {"head_tokens": 16, "llm_tokens": 2, "projector_width": 32},
             batch=16,
-            pool=64,
+            pool=48,
             repeats=3,
             scale=0.25,
             answer=48,

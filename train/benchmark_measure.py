@@ -44,7 +44,8 @@ PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090":
 class Training:
     """One model in one way of training it: LoRA on the language model, and the safety modules."""
 
-    def __init__(self, shape: Shape, way: str, device: str, dtype: torch.dtype) -> None:
+    def __init__(self, shape: Shape, way: str, device: str, dtype: torch.dtype, limit: int | None = None) -> None:
+        """Args: limit: of steps; None for all."""
         self.way, self.device = way, torch.device(device)
         plain = way.startswith("plain")
         self.model = benchmark.build(shape, device, dtype, Plain if plain else SafeVLM)
@@ -66,6 +67,7 @@ class Training:
         order = list(Order(len(made), shape.batch, seed=0, lengths=sizes if grouped else None))
         steps = [[made[i] for i in order[start : start + shape.batch]] for start in range(0, len(order), shape.batch)]
         collator = Collator(self.model.processor, packing)
+        steps = steps[:limit]
         self.batches = [self._stock(step) if way == "plain" else self._all(step, collator) for step in steps]
         patches = self.model.backbone.patches(self.model.config)
         self.rows = len(order)
@@ -107,14 +109,14 @@ class Training:
         return safety_losses(output.logits, batch["labels"], *heads, HEAD_WEIGHT).loss
 
 
-def flops(shape: Shape) -> dict[str, float]:
-    """Floating-point operations of all steps of a way, forward and backward, counted without weights.
+def flops(shape: Shape, limit: int | None = None) -> dict[str, float]:
+    """Floating-point operations of the steps of a way, forward and backward, counted without weights.
 
     Of the ways without padding: to padded rows transformers asks the device a question, which has no answer there.
     """
     found = {}
     for way in COUNTED:
-        training = Training(shape, way, "meta", torch.float32)
+        training = Training(shape, way, "meta", torch.float32, limit)
         with FlopCounterMode(display=False) as counter:
             training.run()
         found[way] = counter.get_total_flops()

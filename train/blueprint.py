@@ -18,7 +18,8 @@ from safety_modules.processing import SafeProcessor
 from safety_modules.taxonomy import Taxonomy
 from train.config import TrainConfig
 from train.memory import Weights, optimizer_bytes, quantised_bits
-from train.run import _check_guard, _check_lora, add_lora  # the same rules, and so the same errors
+from train.refusals import refuse_rules
+from train.run import add_lora
 from train.stages import param_groups
 
 PARTS = {  # the first that a parameter's name starts with, or holds
@@ -70,10 +71,7 @@ class Blueprint:
                 add_lora(model, config.lora)
         param_groups(model, config.rules)
         trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        if config.guard:
-            _check_guard(trained)
-        if config.lora:
-            _check_lora(trained)
+        refuse_rules(config, trained)
         return cls(model, config.quantize)
 
     def counts(self) -> list[Count]:

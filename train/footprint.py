@@ -62,8 +62,7 @@ def longest(rows: Exchanges, patches: int, size: int, packing: bool) -> Batch:
 def activations(
     blueprint: Blueprint, config: TrainConfig, batch: Batch, compute: torch.dtype, checkpointing: bool, cast: bool
 ) -> dict[str, int]:
-    """Bytes by origin; the formulas are in `memory`. A part that no gradient passes through keeps nothing: the
-    tower, unless it is trained or there is checkpointing.
+    """Bytes by origin; the formulas are in `memory`. A part that no gradient passes through keeps nothing.
 
     Args:
         compute: dtype that linear layers multiply in.
@@ -75,9 +74,7 @@ def activations(
     named = dict(model.named_parameters())
     stream = 4 if cast and model.base.get_input_embeddings().weight.dtype != compute else size  # two dtypes add up to 32 bits
     recast = {n for n, p in named.items() if cast and p.ndim > 1 and p.is_floating_point() and p.dtype != compute}
-    # With checkpointing, transformers has the outputs of all embeddings, the tower's too, ask for gradients: nothing stays out
-    through = checkpointing and not config.guard
-    tower = through or blueprint.trains("vision tower")
+    tower = blueprint.trains("vision tower")
     projector = tower or blueprint.trains("base projector")
     found = {"language model": 0, "vision tower": 0, "logits": 0, "modules": 0, "cast weights": 0, "one block": 0}
     working = []
@@ -96,7 +93,7 @@ def activations(
         working.append(more)
     if projector:
         found["vision tower"] += batch.pictures * patches * size * (model.backbone.vision_width(model.config) + 2 * width)
-    layers = 0 if config.guard else text.num_hidden_layers - (0 if through else _first(blueprint))
+    layers = 0 if config.guard else text.num_hidden_layers - _first(blueprint)
     if layers:
         blocks = [n for n in recast if BLOCKS in f".{n}"]
         stack = _blocks(blueprint, config, layers, recast)
@@ -110,12 +107,12 @@ def activations(
     if not config.guard:
         found["logits"] = logit_bytes(batch.positions, text.vocab_size, width, size)
         found["cast weights"] += size * sum(named[n].numel() for n in recast if part_of(n) == "output layer")
-    if through or blueprint.trains("safety projector", "head tokens", "head"):
+    if blueprint.trains("safety projector", "head tokens", "head"):
         shape = model.safety_config
         depth = 2 * shape.projector_depth if shape.projector == "c_abstractor" else 0
         seen = shape.projector_grid**2 if shape.projector_grid and depth else patches
         keys = batch.units * (shape.head_tokens + seen + batch.question)
-        pictures = max(batch.pictures, 1) if through or blueprint.trains("safety projector") else 0
+        pictures = max(batch.pictures, 1) if blueprint.trains("safety projector") else 0
         visual = model.backbone.vision_width(model.config)
         found["modules"] = module_bytes(pictures, patches, visual, shape.projector_width, depth, width, keys, size)
         found["cast weights"] += size * sum(named[n].numel() for n in recast if part_of(n) == "safety projector")

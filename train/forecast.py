@@ -22,7 +22,8 @@ from train.footprint import Batch, activations, longest
 from train.memory import CUDA, FULL, GIB, TIGHT, States, Strategy, checkpoint_bytes, states
 from train.mixture import read_train
 from train.probe import Speed
-from train.run import refuse_setting, training_arguments
+from train.refusals import refuse_setting
+from train.run import training_arguments
 from train.survival import last_whole, same_steps
 
 CONFIGS = "train/configs"

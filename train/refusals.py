@@ -24,6 +24,10 @@ def refuse_setting(config: TrainConfig, arguments: TrainingArguments) -> None:
             f"one process and {arguments.n_gpu} GPUs: start with torchrun --nproc_per_node {arguments.n_gpu} -m train.run ..., "
             "or set CUDA_VISIBLE_DEVICES to one of them"
         )
+    if config.trainer.get("gradient_checkpointing_kwargs", {}).get("use_reentrant"):
+        raise ConfigError(
+            "trainer.gradient_checkpointing_kwargs: use_reentrant needs gradients through the frozen vision tower; leave it out"
+        )
     if arguments.deepspeed and "optimizer" in arguments.hf_deepspeed_config.config:
         raise ConfigError(
             f"trainer.deepspeed: {arguments.deepspeed} has an optimizer, which would ignore the rules' learning rates; "
@@ -38,21 +42,22 @@ def refuse_setting(config: TrainConfig, arguments: TrainingArguments) -> None:
         )
 
 
-def refuse_rules(config: TrainConfig, trainer: SafetyTrainer) -> None:
+def refuse_rules(config: TrainConfig, trained: set[str]) -> None:
     """Stop before the first step where the rules train what this stage cannot.
+
+    Args: trained: names of the parameters that the rules train.
 
     Raises:
         ConfigError: value, rule and remedy.
     """
-    _check_precision(trainer)
-    _check_tower(trainer.trained, config.data.features)
+    _check_tower(trained, config.data.features)
     if config.guard:
-        _check_guard(trainer.trained)
+        _check_guard(trained)
     if config.lora:
-        _check_lora(trainer.trained)
+        _check_lora(trained)
 
 
-def _check_precision(trainer: SafetyTrainer) -> None:
+def refuse_precision(trainer: SafetyTrainer) -> None:
     """Refuse to train weights of 16 bits without a 32-bit copy of them."""
     short = [
         n for n, p in trainer.model.named_parameters() if n in trainer.trained and p.dtype in (torch.bfloat16, torch.float16)

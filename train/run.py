@@ -31,7 +31,7 @@ from train.features import FeatureStore
 from train.guard import Features, collate_features
 from train.kernels import apply_kernels, refuse_kernels
 from train.mixture import read_train, read_validation, refuse_leaks
-from train.refusals import refuse_rules, refuse_setting
+from train.refusals import refuse_precision, refuse_rules, refuse_setting
 from train.survival import Manifest, Stop, disk_error, from_worker, half_written, last_whole, same_steps
 from train.trainer import SafetyTrainer
 from train.universal import Repair, convert, cut_for_others
@@ -131,7 +131,8 @@ def prepare(config: TrainConfig) -> tuple[SafetyTrainer, PeftModel | None, str, 
         head_weight=config.head_weight,
         lengths=lengths,
     )
-    refuse_rules(config, trainer)
+    refuse_precision(trainer)
+    refuse_rules(config, trainer.trained)
     return trainer, adapter, base, parts
 
 
@@ -150,12 +151,15 @@ def training_arguments(config: TrainConfig) -> TrainingArguments:
         **config.trainer,
         "use_liger_kernel": False,  # `prepare` applies it; Trainer knows no kernels for a model around another
     }
+    deepspeed = values.get("deepspeed")
+    if isinstance(deepspeed, str) and not Path(deepspeed).is_file():
+        raise ConfigError(f"trainer.deepspeed: there is no file {deepspeed!r}; name one, e.g. train/configs/zero2.json")
     last, processes = last_whole(config.output), int(os.environ.get("WORLD_SIZE", 1))
     if last:
         batch, parts = (int(values.get(name, default)) for name, default in BATCH)
         values["gradient_accumulation_steps"] = same_steps(last, batch, parts, processes)
-        if values.get("deepspeed") and cut_for_others(last, processes):
-            settings = json.loads(Path(values["deepspeed"]).read_text(encoding="utf-8"))
+        if deepspeed and cut_for_others(last, processes):
+            settings = deepspeed if isinstance(deepspeed, dict) else json.loads(Path(deepspeed).read_text(encoding="utf-8"))
             values["deepspeed"] = {**settings, "checkpoint": {"load_universal": True}}
     # YAML reads a bare `no` as false
     return TrainingArguments(**{k: "no" if k.endswith("_strategy") and v is False else v for k, v in values.items()})
@@ -176,7 +180,11 @@ def build(config: TrainConfig) -> tuple[SafeVLM, str]:
         return checkpoint.load(config.modules, **held), config.modules if base == "." else base
     taxonomy = Taxonomy.from_yaml(config.taxonomy) if config.taxonomy else Taxonomy.default()
     modules = config.safety or SafetyConfig()
-    loaded = load_base(config.base, **held)
+    try:
+        loaded = load_base(config.base, **held)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"base: {config.base!r} cannot be loaded ({reason}); name its folder, or its hub name") from error
     set_seed(config.trainer.get("seed", 42))  # here, because loading draws as well under ZeRO-3
     return SafeVLM.attach(loaded, modules, taxonomy), config.base
 
