@@ -42,6 +42,7 @@ setup(
     ],
     extras_require={
         "train": TRAIN,
+        "liger": ["liger-kernel>=0.5; sys_platform == 'linux'"],
         "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
         "dev": [*TRAIN, "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12"],
     },

@@ -154,6 +154,16 @@ def test_contract_7_other_numbers_of_processes_go_on_at_the_right_row(bases, dat
     assert "its steps have 4 rows, which 1 processes with a batch of 3 cannot make up" in text and "[1, 2, 4]" in text
 
 
+def test_contract_7_two_processes_go_on_amid_a_later_epoch_as_if_nothing_had_been(bases, data, tmp_path):
+    changes = {**TWO, **SAVING, "max_steps": 18, "save_steps": 5, "save_total_limit": 9}
+    config = runs.config(data, tmp_path / "run", runs.LORA, bases["llava"], lora=LORA, **changes)
+    runs.run("--config", config, processes=2)
+    whole = runs.losses(tmp_path / "run")
+    keep(tmp_path / "run", 15)  # six steps make an epoch
+    runs.run("--config", config, processes=2)
+    assert runs.losses(tmp_path / "run") == whole
+
+
 @pytest.mark.parametrize("zero", [ZERO2, ZERO3], ids=["ZeRO-2", "ZeRO-3"])
 def test_contract_7_deepspeed_resumes_exactly_and_on_other_numbers_of_processes(bases, data, tmp_path, zero):
     base, lora = bases["llava"], {**LORA, "dropout": 0.0}

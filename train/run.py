@@ -29,6 +29,7 @@ from train.config import LoraConfig, TrainConfig, read_config
 from train.data import Collator, Exchanges
 from train.features import FeatureStore
 from train.guard import Features, collate_features
+from train.kernels import apply_kernels, refuse_kernels
 from train.mixture import read_train, read_validation, refuse_leaks
 from train.refusals import refuse_precision, refuse_rules, refuse_setting
 from train.survival import Manifest, Stop, disk_error, from_worker, half_written, last_whole, same_steps
@@ -92,11 +93,14 @@ def prepare(config: TrainConfig) -> tuple[SafetyTrainer, PeftModel | None, str, 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     arguments = training_arguments(config)
     refuse_setting(config, arguments)
+    refuse_kernels(config, arguments)
     model, base = build(config)
     if config.attention:
         model.base.set_attn_implementation(config.attention)
     if config.data.packing and not config.guard:
         enable_packing(model.base)
+    if config.trainer.get("use_liger_kernel"):
+        apply_kernels(model.base, arguments.liger_kernel_config)
     set_seed(arguments.seed)
     adapter = add_lora(model, config.lora) if config.lora else None
     data, taxonomy, processor = config.data, model.taxonomy, model.processor
@@ -145,6 +149,7 @@ def training_arguments(config: TrainConfig) -> TrainingArguments:
         "accelerator_config": {"non_blocking": torch.cuda.is_available()},
         "dataloader_persistent_workers": bool(config.trainer.get("dataloader_num_workers")),
         **config.trainer,
+        "use_liger_kernel": False,  # `prepare` applies it; Trainer knows no kernels for a model around another
     }
     deepspeed = values.get("deepspeed")
     if isinstance(deepspeed, str) and not Path(deepspeed).is_file():

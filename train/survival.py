@@ -78,6 +78,8 @@ class Manifest(TrainerCallback):
                 "files": {str(path.relative_to(folder)): path.stat().st_size for path in files},
             }
             write_text(folder / MANIFEST, json.dumps(data, indent=1) + "\n")
+        if dist.is_initialized():
+            dist.barrier()  # torchrun and SLURM end the others soon after the first process ends
 
 
 def fault(folder: Path) -> str:

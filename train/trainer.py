@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, Trainer
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from safety_modules.evaluation.metrics import head_metrics
 from safety_modules.losses import safety_losses
@@ -72,10 +72,12 @@ class SafetyTrainer(Trainer):
         """Batches in the order of `order.Order`, read ahead by the arguments' workers."""
         args = self.args
         step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        order = Order(len(self.train_dataset), step, args.seed, self.lengths)
+        self.add_callback(Epochs(order))
         loader = DataLoader(
             self.train_dataset,
             batch_size=args.train_batch_size,
-            sampler=Order(len(self.train_dataset), step, args.seed, self.lengths),
+            sampler=order,
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
@@ -146,6 +148,17 @@ class SafetyTrainer(Trainer):
         if self.args.should_save:
             folder.mkdir(parents=True, exist_ok=True)
             save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+class Epochs(TrainerCallback):
+    """Tells the order which epoch begins: on several processes accelerate does not where a run goes on amid an epoch."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """Every epoch has the same number of whole steps."""
+        self.order.set_epoch(state.global_step * self.order.step // len(self.order))
 
 
 def measure(prediction: EvalPrediction) -> dict[str, float]:
