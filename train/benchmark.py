@@ -69,7 +69,7 @@ SHAPES = {
             {"head_tokens": 16, "llm_tokens": 2, "projector_width": 32},
             batch=16,
             pool=48,
-            repeats=3,
+            repeats=4,
             scale=0.25,
             answer=64,
             rank=16,
