@@ -8,7 +8,10 @@ from safety_modules.taxonomy import Taxonomy
 from train.order import Order
 
 pytestmark = pytest.mark.recipe
-ZERO2, ZERO3 = ({"deepspeed": str(runs.ROOT / "train" / "configs" / f"{name}.json")} for name in ("zero2", "zero3"))
+ZERO2, ZERO3, OFFLOAD2, OFFLOAD3 = (
+    {"deepspeed": str(runs.ROOT / "train" / "configs" / f"{name}.json")}
+    for name in ("zero2", "zero3", "zero2_offload", "zero3_offload")
+)
 TWO, ONE = {"per_device_train_batch_size": 2}, {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
 CPU = {"DS_ACCELERATOR": "cpu"}
 
@@ -71,7 +74,15 @@ def test_contract_6_stage_1_is_one_curve(bases, data, stage1, tmp_path, name, pr
     same(tmp_path / "run", stage1)
 
 
-@pytest.mark.parametrize("name,processes,changes", [("ZeRO-2", 2, {**TWO, **ZERO2}), ("ZeRO-3", 2, {**ONE, **ZERO3})])
+@pytest.mark.parametrize(
+    "name,processes,changes",
+    [
+        ("ZeRO-2", 2, {**TWO, **ZERO2}),
+        ("ZeRO-3", 2, {**ONE, **ZERO3}),
+        ("ZeRO-2, offload", 2, {**TWO, **OFFLOAD2}),
+        ("ZeRO-3, offload", 2, {**ONE, **OFFLOAD3}),
+    ],
+)
 def test_contract_6_stage_2_is_one_curve(data, stage1, stage2, tmp_path, name, processes, changes):
     config = runs.config(data, tmp_path / "run", runs.LORA, stage1 / "final", lora=LORA, **changes)
     runs.run("--config", config, "--data.packing", True, processes=processes, **CPU)

@@ -1,7 +1,10 @@
 import pytest
+import stage_runs as runs
 from torch import nn
 
 from safety_modules.config import ConfigError
+from train.config import read_config
+from train.run import prepare
 from train.stages import param_groups
 
 
@@ -31,3 +34,13 @@ def test_the_first_match_counts_and_sets_requires_grad():
 def test_wrong_rules_are_named(rules, message):
     with pytest.raises(ConfigError, match=message):
         param_groups(model(), rules)
+
+
+def test_rates_are_the_rules_and_weight_decay_the_arguments(bases, tmp_path):
+    data = runs.table(tmp_path / "data")
+    for decay in (0.0, 0.03):
+        path = runs.config(data, tmp_path / "run", runs.LORA, bases["llava"], {"rank": 2}, weight_decay=decay)
+        trainer, *_ = prepare(read_config(["--config", str(path)]))
+        groups = trainer.create_optimizer().param_groups
+        assert [group["weight_decay"] for group in groups] == [decay, decay]
+        assert [group["lr"] for group in groups] == [1e-2, 3e-2]

@@ -59,7 +59,8 @@ class SafetyTrainer(Trainer):
         """
         if self.optimizer is None:
             kind, values = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = kind(self.groups, **values)
+            groups = [{"weight_decay": self.args.weight_decay, **group} for group in self.groups]
+            self.optimizer = kind(groups, **values)
             if values.get("optim_bits") == 8:
                 from bitsandbytes.optim import GlobalOptimManager
 
