@@ -101,15 +101,18 @@ def fault(folder: Path) -> str:
 def last_whole(output: str | Path, clear: bool = True) -> Path | None:
     """The newest whole checkpoint of a run, or None.
 
-    Args: clear: remove the others that are newer: Trainer would count them, and delete a good one in their place.
+    Args: clear: the first process removes the others that are newer: Trainer would count them, and delete a good one in their
+        place.
     """
+    first = os.environ.get("RANK", "0") == "0"
     found = {int(m[1]): path for path in Path(output).glob("checkpoint-*") if (m := FOLDER.fullmatch(path.name))}
     for step in sorted(found, reverse=True):
         reason = fault(found[step])
         if not reason:
             return found[step]
-        logger.warning("%s is not used: %s", found[step], reason)
-        if clear:
+        if first:
+            logger.warning("%s is not used: %s", found[step], reason)
+        if first and clear:
             shutil.rmtree(found[step])
     return None
 
