@@ -1,0 +1,1 @@
+"""ETA: evaluate an answer, then align it, at inference time."""

@@ -1,0 +1,73 @@
+"""Evaluators: what scores an exchange before there is an answer, and an answer afterwards; each with its unit and threshold.
+
+Source: ETA (arXiv 2410.06625) section 3.1, its bi-level evaluation. Differs: any callable will do, a score is checked against
+its unit, and an evaluator that fails is never taken for one that found nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from safety_modules.errors import UserError
+
+Messages = Sequence[dict]  # one exchange, as `SafeProcessor` takes it
+
+
+class EtaError(UserError):
+    """A setting of ETA, or what an evaluator returned, cannot be used; the message names value, rule and remedy."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a score is measured in, and the range it can have."""
+
+    name: str
+    low: float = -math.inf
+    high: float = math.inf
+
+    def check(self, what: str, value: object) -> float:
+        """The value as a number.
+
+        Raises:
+            EtaError: it is no finite number, or out of range: 16.0 is no cosine.
+        """
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or not self.low <= value <= self.high:
+            bounds = f" from {self.low:g} to {self.high:g}" if math.isfinite(self.low) else ""
+            raise EtaError(f"{what} is {value!r}, which is no {self.name}; give a finite number{bounds}")
+        return float(value)
+
+
+COSINE = Unit("cosine", -1.0, 1.0)
+PROBABILITY = Unit("probability", 0.0, 1.0)
+REWARD = Unit("reward")
+
+
+class PreEvaluator(Protocol):
+    """Scores exchanges before there is an answer: the higher, the less safe; unsafe from `threshold` up."""
+
+    unit: Unit
+    threshold: float
+
+    def __call__(self, exchanges: Sequence[Messages]) -> Sequence[float | None]:
+        """One score each, in `unit`; None where there is nothing to judge, such as no picture."""
+
+
+class PostEvaluator(Protocol):
+    """Scores answers: the higher, the better and safer; unsafe from `threshold` down."""
+
+    unit: Unit
+    threshold: float
+
+    def __call__(self, exchanges: Sequence[Messages], answers: Sequence[str]) -> Sequence[float]:
+        """One score each, in `unit`."""
+
+
+class Matcher(Protocol):
+    """How well a sentence fits the pictures of its exchange: the CLIP term of the search."""
+
+    def match(self, exchanges: Sequence[Messages], sentences: Sequence[str]) -> Sequence[float]:
+        """One cosine each, of the picture that fits best; 0 without a picture."""
