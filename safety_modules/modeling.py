@@ -4,34 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.utils import ModelOutput
 
 from safety_modules.backbones import BACKBONES
 from safety_modules.base import load_base
 from safety_modules.config import ConfigError, SafetyConfig
 from safety_modules.head import HeadOutput
-from safety_modules.modules import SafetyModules
+from safety_modules.modules import SafeOutput, SafetyModules
 from safety_modules.packing import packed_arguments
 from safety_modules.processing import SafeProcessor
 from safety_modules.quantization import Quantization
 from safety_modules.taxonomy import Taxonomy, nearest
 from safety_modules.tokens import TokenEmbedding
-
-
-@dataclass
-class SafeOutput(ModelOutput):
-    """`logits` (B, T, vocabulary), `type_logits` (B, types), `level_logits` (B, levels)."""
-
-    logits: Tensor | None = None
-    type_logits: Tensor | None = None
-    level_logits: Tensor | None = None
 
 
 class _Enough(Exception):
@@ -207,13 +196,23 @@ class SafeVLM(nn.Module):
             (B, T') new tokens only.
         """
         settings = {"max_new_tokens": max_new_tokens, "do_sample": do_sample, "suppress_tokens": self.placeholders()}
+        read = self.reads(input_ids, pixel_values, image_sizes, features)
+        output = self.base.generate(**read, attention_mask=attention_mask, **settings)
+        return output if "inputs_embeds" in read else output[:, input_ids.shape[1] :]
+
+    @torch.no_grad()
+    def reads(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        image_sizes: Tensor | None = None,
+        features: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """What the base's `generate` is given of a prompt: ids and pictures, or `inputs_embeds` (B, T, D) where it has features."""
         if features is not None and len(features):
             embeds = self.base.get_input_embeddings()(input_ids)
-            embeds = self._place(embeds, input_ids, self._see(None, image_sizes, features)[1])
-            return self.base.generate(inputs_embeds=embeds, attention_mask=attention_mask, **settings)
-        pictures = _pictures(pixel_values, image_sizes if pixel_values is not None else None)
-        output = self.base.generate(input_ids=input_ids, attention_mask=attention_mask, **settings, **pictures)
-        return output[:, input_ids.shape[1] :]
+            return {"inputs_embeds": self._place(embeds, input_ids, self._see(None, image_sizes, features)[1])}
+        return {"input_ids": input_ids, **_pictures(pixel_values, image_sizes if pixel_values is not None else None)}
 
     def placeholders(self) -> list[int]:
         """Ids that no answer may contain and that the base's vocabulary can score: the image's and the safety tokens'."""

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
+from transformers.utils import ModelOutput
 
 from safety_modules.config import SafetyConfig
 from safety_modules.head import HeadOutput, SafetyHead
 from safety_modules.projector import build_projector
 from safety_modules.taxonomy import Taxonomy
 from safety_modules.tokens import SafetyTokens
+
+
+@dataclass
+class SafeOutput(ModelOutput):
+    """`logits` (B, T, vocabulary), `type_logits` (B, types), `level_logits` (B, levels)."""
+
+    logits: Tensor | None = None
+    type_logits: Tensor | None = None
+    level_logits: Tensor | None = None
 
 
 class SafetyModules(nn.Module):

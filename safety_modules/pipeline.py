@@ -16,9 +16,13 @@ from torch import Tensor
 from safety_modules import checkpoint
 from safety_modules.assessment import Assessment
 from safety_modules.calibration import Calibration
+from safety_modules.eta import Eta, EtaResult
+from safety_modules.eta.head import HeadRisk
 from safety_modules.modeling import SafeVLM
 from safety_modules.policy import Decision, Policy
 from safety_modules.reading import HEAD
+from safety_modules.speaker import Ask, SafeSpeaker
+from safety_modules.taxonomy import CLEAN
 
 ASSESS = (*HEAD, "pixel_values", "image_sizes")
 QUESTION = "What is in this picture?"  # that a picture alone is judged with
@@ -32,6 +36,7 @@ class SafeResult:
     answer: str
     assessment: Assessment
     decision: Decision
+    eta: EtaResult | None = None  # how the answer came about, where ETA had a part in it
 
     @property
     def action(self) -> str:
@@ -54,6 +59,7 @@ class SafePipeline:
         policy: Policy | None = None,
         calibration: Calibration | None = None,
         log: Callable[[dict], None] | None = None,
+        eta: Eta | None = None,
     ) -> None:
         """Make a pipeline of parts.
 
@@ -61,11 +67,14 @@ class SafePipeline:
             policy: the default of the model's taxonomy where it is None.
             calibration: none where it is None.
             log: is given one record for each decision; see `record`, and `JsonLines` for a file.
+            eta: evaluates and aligns the answers that the policy lets the model give. With `HeadRisk` as its pre-evaluator,
+                the head decides which are worth that; its evaluators read the policy's hint as a system message.
         """
         self.model = model.eval()
         self.policy = policy or Policy.default(model.taxonomy)
         self.calibration = calibration or Calibration()
-        self.log = log
+        self.log, self.eta = log, eta
+        self._speaker: SafeSpeaker | None = None  # ETA's
 
     @classmethod
     def from_pretrained(
@@ -76,6 +85,7 @@ class SafePipeline:
         dtype: torch.dtype | str = "auto",
         log: Callable[[dict], None] | None = None,
         merge: bool = True,
+        eta: Eta | None = None,
     ) -> SafePipeline:
         """Load an exported or trained folder with its calibration.
 
@@ -83,10 +93,11 @@ class SafePipeline:
             policy: a policy file; None for the folder's own, `safety/policy.yaml`, or the default where it has none.
             merge: merge LoRA weights, where the folder holds them apart. Unmerged is slower, and the action "base" then gives
                 the base's own answers to the token.
+            eta: see `SafePipeline`.
         """
         model = SafeVLM.from_pretrained(folder, dtype=dtype, merge=merge).to(device)
         calibration = checkpoint.load_calibration(folder, model.taxonomy)
-        return cls(model, checkpoint.load_policy(folder, model.taxonomy, calibration, policy), calibration, log)
+        return cls(model, checkpoint.load_policy(folder, model.taxonomy, calibration, policy), calibration, log, eta)
 
     def assess(self, exchanges: Sequence[Sequence[dict]]) -> list[Assessment]:
         """Probabilities for each exchange (see `SafeProcessor` for messages); no language-model forward."""
@@ -163,7 +174,11 @@ class SafePipeline:
             known: number of an exchange -> its answer, where it need not be generated again.
             stored: see `answer`.
         """
-        answers = dict(known or {})
+        answers, courses = dict(known or {}), {}
+        if self.eta is not None:
+            ask = [i for i, (_, decision) in enumerate(judged) if i not in answers and decision.action in ("allow", "hint")]
+            courses = dict(zip(ask, self._align(exchanges, judged, ask, max_new_tokens, language, stored)))
+            answers |= {i: course.answer for i, course in courses.items()}
         for base in (False, True):
             ask = [
                 i
@@ -175,7 +190,34 @@ class SafePipeline:
             answers |= zip(ask, self.answer([exchanges[i] for i in ask], hints, max_new_tokens, base, seen))
         refusals = {i: self.policy.refuse(d, language) for i, (_, d) in enumerate(judged) if d.action == "refuse"}
         answers |= refusals
-        return [SafeResult(answers[i], *pair) for i, pair in enumerate(judged)]
+        return [SafeResult(answers[i], *pair, courses.get(i)) for i, pair in enumerate(judged)]
+
+    def _align(
+        self,
+        exchanges: Sequence[Sequence[dict]],
+        judged: Sequence[tuple[Assessment, Decision]],
+        ask: list[int],
+        max_new_tokens: int,
+        language: str,
+        stored: Sequence[dict[str, Tensor]] | None,
+    ) -> list[EtaResult]:
+        """What ETA makes of these exchanges; its evaluators are told the hint, its speaker is given it."""
+        hints = [judged[i][1].hint for i in ask]
+        told = [[{"role": "system", "content": hint}, *exchanges[i]] if hint else exchanges[i] for i, hint in zip(ask, hints)]
+
+        def refuse(place: int) -> str:
+            decision = judged[ask[place]][1]
+            return self.eta.settings.refusal if decision.risk_type == CLEAN else self.policy.refuse(decision, language)
+
+        self._speaker = self._speaker or SafeSpeaker(self.model)
+        return self.eta(
+            self._speaker,
+            told,
+            [Ask(exchanges[i], hint, stored[i] if stored else None) for i, hint in zip(ask, hints)],
+            [judged[i][0].risk for i in ask] if isinstance(self.eta.pre, HeadRisk) else None,
+            max_new_tokens,
+            refuse,
+        )
 
     def _rows(
         self,

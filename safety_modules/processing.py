@@ -180,6 +180,10 @@ class SafeProcessor:
         made = self.processor.image_processor(list(images), return_tensors="pt")
         return {name: made[name] for name in ("pixel_values", "image_sizes") if name in made}
 
+    def begin(self, text: str) -> list[int]:
+        """Ids of the beginning of an answer, as `encode` places one."""
+        return self._answer((("user", ("text",)),), text)[:-1]
+
     def decode(self, ids: Tensor) -> list[str]:
         """Texts of (B, T) generated ids, without special tokens."""
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]

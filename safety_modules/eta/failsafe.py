@@ -1,0 +1,107 @@
+"""Failsafe: calls evaluators; whatever goes wrong is a failure of those rows, never a pass."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from safety_modules.eta.evaluators import EtaError, Unit
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an evaluator said.
+
+    Attributes:
+        values: one for each row; None where it had nothing to judge, NaN where it failed.
+        failures: number of a row -> why it has no score.
+    """
+
+    values: list[float | None]
+    failures: dict[int, str]
+
+
+class Late(Exception):
+    """An evaluator took too long."""
+
+
+@dataclass(frozen=True)
+class Failsafe:
+    """Calls an evaluator within a time, checks what it returns, and tells which rows it failed on.
+
+    An error in a batch is narrowed down: its rows are then judged one by one. A late batch is not tried again.
+
+    Attributes:
+        timeout_s: for one call; None for no bound.
+        may_pass: whether None is a score: "nothing to judge".
+    """
+
+    timeout_s: float | None
+    may_pass: bool = False
+
+    def __call__(self, name: str, unit: Unit, rows: int, judge: Callable[[list[int]], Sequence[float | None]]) -> Scores:
+        """Scores of rows 0 to `rows` - 1.
+
+        Args:
+            name: of the evaluator, for reasons and the log.
+            judge: numbers of rows -> their scores.
+        """
+        numbers = list(range(rows))
+        try:
+            found = [self._checked(name, unit, rows, judge, numbers)]
+        except Late as error:
+            found = [Scores([math.nan] * rows, dict.fromkeys(numbers, str(error)))]
+        except Exception as error:  # an evaluator may be anybody's code: any error of it is a failure of its rows
+            if rows == 1:
+                found = [Scores([math.nan], {0: f"{name} failed: {type(error).__name__}: {error}"})]
+            else:
+                found = [self(name, unit, 1, lambda _, i=i: judge([i])) for i in numbers]
+        failures = {at: reason for i, scores in enumerate(found) for j, reason in scores.failures.items() for at in [i + j]}
+        if len(found) == 1:
+            for reason in dict.fromkeys(failures.values()):
+                logger.error("%s; its exchange is refused", reason)
+        return Scores([value for scores in found for value in scores.values], failures)
+
+    def _checked(
+        self, name: str, unit: Unit, rows: int, judge: Callable[[list[int]], Sequence[float | None]], numbers: list[int]
+    ) -> Scores:
+        """One call, and each of its scores checked."""
+        values = list(self._in_time(name, lambda: judge(numbers)))
+        if len(values) != rows:
+            raise EtaError(f"{name} returned {len(values)} scores for {rows} rows; it must return one each")
+        failures = {}
+        for i, value in enumerate(values):
+            if value is None and self.may_pass:
+                continue
+            try:
+                values[i] = unit.check(f"{name}'s score", value)
+            except EtaError as error:
+                values[i], failures[i] = math.nan, str(error)
+        return Scores(values, failures)
+
+    def _in_time(self, name: str, call: Callable[[], Sequence[float | None]]) -> Sequence[float | None]:
+        """The call's result; it runs in a thread of its own, which is left behind where it is late."""
+        if self.timeout_s is None:
+            return call()
+        outcome: list = []
+
+        def work() -> None:
+            try:
+                outcome.append((call(), None))
+            except Exception as error:  # handed on to the caller
+                outcome.append((None, error))
+
+        worker = threading.Thread(target=work, daemon=True, name=f"eta {name}")
+        worker.start()
+        worker.join(self.timeout_s)
+        if not outcome:
+            raise Late(f"{name} did not answer within {self.timeout_s:g} s")
+        result, error = outcome[0]
+        if error is not None:
+            raise error
+        return result

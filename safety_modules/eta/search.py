@@ -1,0 +1,247 @@
+"""Search: sentence-level best-of-N for a batch of exchanges, on one shared key-value cache."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from transformers import Cache, MaxTimeCriteria, StoppingCriteriaList
+
+from safety_modules.eta.cache import Stretch, can_cut, cut
+from safety_modules.eta.drawing import draws
+from safety_modules.eta.sentences import SentenceEnd
+from safety_modules.eta.settings import EtaSettings
+from safety_modules.eta.speaker import Plain, Speaker
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One accepted sentence.
+
+    Attributes:
+        text: of the sentence alone.
+        reward: of the answer up to here.
+        match: cosine with the picture; None where it did not count.
+        candidates: that it was chosen from.
+    """
+
+    text: str
+    reward: float
+    match: float | None
+    candidates: int
+
+
+@dataclass
+class Path:
+    """The search for one exchange's answer.
+
+    Attributes:
+        number: of the exchange in its batch.
+        prompt: ids of the prompt, without padding.
+        said: ids of the answer so far, its prefix first.
+        generators: one for each candidate.
+        sentences: accepted so far.
+        drawn: tokens drawn, of all candidates.
+        end: "" while the search goes on; then "end" of text, "length", "budget", "time", or "failed" where a score is missing.
+        stretch: where the cache holds all but the last token.
+    """
+
+    number: int
+    prompt: list[int]
+    said: list[int]
+    generators: list[torch.Generator]
+    sentences: list[Sentence] = field(default_factory=list)
+    drawn: int = 0
+    end: str = ""
+    stretch: Stretch | None = None
+
+    @property
+    def ids(self) -> list[int]:
+        """All that the model reads."""
+        return self.prompt + self.said
+
+
+def draw_seed(seed: int, prompt: Sequence[int], candidate: int) -> int:
+    """The seed of a candidate's draws: of the prompt's ids too, so that two exchanges do not draw alike."""
+    text = f"{seed} {candidate} {' '.join(map(str, prompt))}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+Score = Callable[[Sequence[int], Sequence[str]], Sequence[float]]  # numbers of exchanges and their texts -> scores
+"""For `Search`: rewards of answers so far, or cosines of sentences with pictures."""
+
+
+class Search:
+    """Draws N candidates of each exchange's next sentence in one batch, keeps the best, and goes on behind it.
+
+    Source: ETA (arXiv 2410.06625) section 3.2. A candidate's value is its reward + (alpha / sentence's number) x cosine of
+    the picture with the sentence; the cosine counts from the second sentence on, and not once a candidate of the exchange has
+    ended its text. Differs: candidates and exchanges run side by side, the prompt is computed once, and each candidate draws
+    from a generator of its own, so that the same seed gives the same tokens in any batch, with the cache or without.
+    """
+
+    def __init__(self, speaker: Speaker, settings: EtaSettings, reward: Score, match: Score | None) -> None:
+        """Args: reward, match: see `Score`; match None leaves the picture's term out."""
+        self.speaker, self.settings, self.reward, self.match = speaker, settings, reward, match
+
+    def __call__(self, asks: Sequence[object], numbers: Sequence[int], plain: Plain | None = None) -> list[Path]:
+        """Search answers to the end; arguments as in `sentences`."""
+        paths: list[Path] = []
+        for paths in self.sentences(asks, numbers, plain):
+            pass
+        return paths
+
+    @torch.no_grad()
+    def sentences(self, asks: Sequence[object], numbers: Sequence[int], plain: Plain | None = None) -> Iterator[list[Path]]:
+        """Search answers, a sentence at a time.
+
+        Args:
+            asks: what the speaker reads, of the whole batch.
+            numbers: which of them.
+            plain: the batch's plain answers, whose prompts' cache is used; None to compute the prompts first.
+
+        Yields:
+            All paths, first as they begin, then after each sentence. A path that is given an `end` is not followed further.
+        """
+        started = time.monotonic()
+        plain = plain or self.speaker.plain(asks, 1)
+        begun = self.speaker.prefix(self.settings.prefix)[: self.settings.max_new_tokens]
+        paths = [Path(i, plain.ids[i], list(begun), self._generators(plain.ids[i])) for i in numbers]
+        cache = self._shared(asks, paths, plain) if paths else None
+        yield paths
+        while left := [path for path in paths if not self._stopped(path, started)]:
+            cache = self._sentence(asks, left, cache, started)
+            yield paths
+
+    def _generators(self, prompt: list[int]) -> list[torch.Generator]:
+        device, settings = self.speaker.model.device, self.settings
+        return [torch.Generator(device).manual_seed(draw_seed(settings.seed, prompt, n)) for n in range(settings.candidates)]
+
+    def _shared(self, asks: Sequence[object], paths: list[Path], plain: Plain) -> Cache | None:
+        """The plain answers' cache, where it can be cut to the prompts; None where each sentence must begin anew."""
+        if not self.settings.share_cache or not can_cut(plain.cache):
+            return None
+        longest = max(map(len, plain.ids))
+        for path in paths:
+            last = longest if path.said else longest - 1
+            path.stretch = (path.number, longest - len(path.prompt), last)
+        if self.speaker.shares is None:
+            self.speaker.shares = self._agrees(asks, paths[0], plain.cache)
+        return plain.cache if self.speaker.shares else None
+
+    def _agrees(self, asks: Sequence[object], path: Path, cache: Cache) -> bool:
+        """Whether this model continues a cut cache as it continues the whole text: tried once."""
+        settings = {"max_new_tokens": 1, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+        model = self.speaker.model
+        cached, whole = (
+            model.generate(**self.speaker.read(self._inputs(asks, [path], past, 1)), **settings).logits[0].float()
+            for past in (cut(cache, [path.stretch]), None)
+        )
+        spread = (1e-3 if model.dtype == torch.float32 else 0.1) * whole.std()
+        agrees = bool((cached - whole).abs().max() <= spread)
+        if not agrees:
+            logger.warning(
+                "%s does not continue a cut cache as it continues the whole text: each sentence computes its prompt anew, which "
+                "is slower",
+                type(model).__name__,
+            )
+        return agrees
+
+    def _stopped(self, path: Path, started: float) -> bool:
+        """Whether the search for this path is over; says why."""
+        settings = self.settings
+        if not path.end and len(path.said) >= settings.max_new_tokens:
+            path.end = "length"
+        if not path.end and self._limit(path) < 1:
+            path.end = "budget"
+        if not path.end and settings.seconds is not None and time.monotonic() - started >= settings.seconds:
+            path.end = "time"
+        return bool(path.end)
+
+    def _limit(self, path: Path) -> int:
+        """Tokens that the next sentence may have."""
+        settings = self.settings
+        left = min(settings.sentence_tokens, settings.max_new_tokens - len(path.said))
+        if settings.token_budget is None:
+            return left
+        return min(left, (settings.token_budget - path.drawn) // settings.candidates)
+
+    def _sentence(self, asks: Sequence[object], paths: list[Path], cache: Cache | None, started: float) -> Cache | None:
+        """Give each path its next sentence; returns the cache that the paths' stretches are now of."""
+        settings, speaker, copies = self.settings, self.speaker, self.settings.candidates
+        past = cut(cache, [path.stretch for path in paths], copies) if cache is not None else None
+        inputs = self._inputs(asks, paths, past, copies)
+        width = inputs["input_ids"].shape[1]
+        limits = [self._limit(path) for path in paths for _ in range(copies)]
+        start = 0 if "inputs_embeds" in inputs else width
+        end = SentenceEnd(speaker.tokenizer, settings.ends_sentence, start, limits, speaker.eos)
+        stops = StoppingCriteriaList([end])
+        if settings.seconds is not None:
+            stops.append(MaxTimeCriteria(max(settings.seconds - (time.monotonic() - started), 0.0)))
+        generators = [generator for path in paths for generator in path.generators]
+        output = speaker.model.generate(
+            **speaker.read(inputs),
+            logits_processor=draws(generators, end, settings.temperature, settings.top_k),
+            stopping_criteria=stops,
+            **({"suppress_tokens": speaker.suppress} if speaker.suppress else {}),
+            max_new_tokens=max(limits),
+            do_sample=False,
+            return_dict_in_generate=True,
+        )
+        rows = [ids[:length] for ids, length in zip(output.sequences[:, start:].tolist(), end.lengths)]
+        for first, path in zip(range(0, len(rows), copies), paths):
+            path.drawn += sum(map(len, rows[first : first + copies]))
+        for path, best, sentence in self._best(paths, rows):
+            pad = width - len(path.ids)
+            path.said += rows[best]
+            path.sentences.append(sentence)
+            path.stretch = (best, pad, pad + len(path.ids) - 1)
+            path.end = "end" if rows[best][-1] in speaker.eos else ""
+        return output.past_key_values if cache is not None else None
+
+    def _best(self, paths: list[Path], rows: list[list[int]]) -> list[tuple[Path, int, Sentence]]:
+        """For each path the row of its best candidate, and that sentence; the first of equals.
+
+        A path that misses a score has failed, and is left out.
+        """
+        settings, copies, speaker = self.settings, self.settings.candidates, self.speaker
+        owners = [path for path in paths for _ in range(copies)]
+        numbers = [path.number for path in owners]
+        texts = [speaker.text(row) for row in rows]
+        rewards = self.reward(numbers, [speaker.text(path.said + row) for path, row in zip(owners, rows)])
+        ended = {path.number for path, row in zip(owners, rows) if row[-1] in speaker.eos}
+        fits = self.match is not None and settings.alpha > 0
+        counts = [i for i, path in enumerate(owners) if fits and path.sentences and path.number not in ended]
+        cosines = dict(zip(counts, self.match([numbers[i] for i in counts], [texts[i] for i in counts]) if counts else []))
+        chosen = []
+        for first, path in zip(range(0, len(rows), copies), paths):
+            weight = settings.alpha / (len(path.sentences) + 1)
+            values = {i: rewards[i] + weight * cosines.get(i, 0.0) for i in range(first, first + copies)}
+            if any(map(math.isnan, values.values())):
+                path.end = "failed"
+                continue
+            best = max(values, key=values.__getitem__)
+            chosen.append((path, best, Sentence(texts[best], rewards[best], cosines.get(best), copies)))
+        return chosen
+
+    def _inputs(self, asks: Sequence[object], paths: list[Path], past: Cache | None, copies: int) -> dict[str, object]:
+        """What `generate` is given: the whole text, and its cache or else its pictures; each path `copies` times."""
+        if past is None:
+            inputs = self.speaker.inputs([asks[path.number] for path in paths for _ in range(copies)])
+            return self.speaker.extend(inputs, [path.said for path in paths for _ in range(copies)])
+        ids = [path.ids for path in paths for _ in range(copies)]
+        width, device = max(map(len, ids)), self.speaker.model.device
+        padded = [[self.speaker.tokenizer.pad_token_id] * (width - len(row)) + row for row in ids]
+        mask = [[0] * (width - len(row)) + [1] * len(row) for row in ids]
+        return {
+            "input_ids": torch.tensor(padded, device=device),
+            "attention_mask": torch.tensor(mask, device=device),
+            "past_key_values": past,
+        }

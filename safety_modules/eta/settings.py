@@ -1,0 +1,82 @@
+"""EtaSettings: how ETA searches for a better answer; the paper's values by default."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from safety_modules.eta.evaluators import EtaError
+from safety_modules.eta.sentences import ends_sentence
+
+REFUSAL = "I'm sorry, I cannot help with this."
+ON_UNSAFE = ("refuse", "answer")
+
+
+@dataclass(frozen=True)
+class EtaSettings:
+    """Settings of the search and of what follows it.
+
+    Source: ETA (arXiv 2410.06625) section 3.2 and its release. There, one number is both `candidates` and `top_k`.
+
+    Attributes:
+        prefix: interference prefix that an aligned answer begins with; "" for none.
+        candidates: N, continuations that are drawn for each sentence; from 1.
+        top_k: tokens that one is drawn from; 0 for all.
+        temperature: that logits are divided by; above 0.
+        sentence_tokens: bound on a sentence, in tokens.
+        ends_sentence: the sentence so far -> whether it is whole; any language by default.
+        alpha: weight of the picture's cosine with a sentence, divided by the sentence's number.
+        seed: of the draws; an exchange's depend on it and on its prompt, not on the other exchanges of its batch.
+        max_new_tokens: bound on an answer, its prefix included, in tokens.
+        token_budget: tokens that may be drawn for one exchange, all candidates together; None for no bound.
+        seconds: that the search of one batch may last; None for no bound. Past a bound the best so far is the answer.
+        on_unsafe: what to do where the search's own answer is still unsafe: "refuse", or "answer" with it as the paper does.
+        refusal: the text of a refusal.
+        timeout_s: that an evaluator may take for one batch; None for no bound.
+        batch_size: exchanges that are answered together; N times as many candidates are drawn at once.
+        share_cache: False computes the prompt anew for every sentence: many times slower, for models whose cache cannot be cut.
+    """
+
+    prefix: str = "As an AI assistant"
+    candidates: int = 5
+    top_k: int = 5
+    temperature: float = 1.5
+    sentence_tokens: int = 70
+    ends_sentence: Callable[[str], bool] = ends_sentence
+    alpha: float = 1.0
+    seed: int = 0
+    max_new_tokens: int = 1024
+    token_budget: int | None = None
+    seconds: float | None = None
+    on_unsafe: str = "refuse"
+    refusal: str = REFUSAL
+    timeout_s: float | None = 120.0
+    batch_size: int = 8
+    share_cache: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range; an EtaError names the setting."""
+        for name in ("candidates", "sentence_tokens", "max_new_tokens", "batch_size"):
+            _above(name, getattr(self, name), 1, whole=True)
+        _above("top_k", self.top_k, 0, whole=True)
+        _above("alpha", self.alpha, 0)
+        _above("seed", self.seed, 0, whole=True)
+        for name in ("temperature", "seconds", "timeout_s"):
+            value = getattr(self, name)
+            if value is not None:
+                _above(name, value, math.ulp(0.0))
+        if self.token_budget is not None:
+            _above("token_budget", self.token_budget, 1, whole=True)
+        if self.on_unsafe not in ON_UNSAFE:
+            raise EtaError(f"on_unsafe {self.on_unsafe!r}; valid: {', '.join(ON_UNSAFE)}")
+        if not self.refusal.strip():
+            raise EtaError("refusal is empty; give the sentence that a user is to read")
+
+
+def _above(name: str, value: object, low: float, whole: bool = False) -> None:
+    """A finite number, from `low` up."""
+    kind = int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value) or value < low:
+        bound = "above 0" if 0 < low < 1 else f"from {low:g} up"
+        raise EtaError(f"{name} is {value!r}; give a {'whole ' if whole else ''}number {bound}")

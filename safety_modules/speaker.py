@@ -1,0 +1,50 @@
+"""SafeSpeaker: a SafeVLM as ETA's speaker: hints, safety tokens, and pictures that the vision tower has seen already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from safety_modules.eta.speaker import Speaker
+from safety_modules.modeling import SafeVLM
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a SafeVLM is asked.
+
+    Attributes:
+        messages: see `SafeProcessor`.
+        hint: for the system part, or "".
+        stored: what the tower made of the pictures, as `SafeProcessor.encode` takes it; None: it is run.
+    """
+
+    messages: Sequence[dict]
+    hint: str = ""
+    stored: dict[str, Tensor] | None = None
+
+
+class SafeSpeaker(Speaker):
+    """Answers `Ask`s with a SafeVLM; its own processor keeps users' texts plain."""
+
+    def __init__(self, model: SafeVLM) -> None:
+        """Args: model: with or without trained modules."""
+        self.safe, self.model, self.tokenizer = model.eval(), model.base, model.processor.tokenizer
+        self.suppress, self.shares = model.placeholders(), None
+
+    def inputs(self, asks: Sequence[Ask]) -> dict[str, Tensor]:
+        """As `Speaker.inputs`; with stored features, `inputs_embeds` (B, T, D) in place of pictures."""
+        processor = self.safe.processor
+        rows = [
+            processor.encode(ask.messages, hint=ask.hint, row=f"exchange {i}", stored=ask.stored) for i, ask in enumerate(asks)
+        ]
+        batch = {name: value.to(self.model.device) for name, value in processor.collate(rows, side="left").items()}
+        wanted = ("pixel_values", "image_sizes", "features")
+        read = self.safe.reads(batch["input_ids"], **{name: batch[name] for name in wanted if name in batch})
+        return {**read, "input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+
+    def prefix(self, text: str) -> list[int]:
+        """Ids of the beginning of an answer."""
+        return self.safe.processor.begin(text) if text else []
