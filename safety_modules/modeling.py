@@ -208,7 +208,7 @@ class SafeVLM(nn.Module):
         image_sizes: Tensor | None = None,
         features: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """What the base's `generate` is given of a prompt: ids and pictures, or `inputs_embeds` (B, T, D) where it has features."""
+        """What the base's `generate` is given of a prompt: ids and pictures, or, with features, `inputs_embeds` (B, T, D)."""
         if features is not None and len(features):
             embeds = self.base.get_input_embeddings()(input_ids)
             return {"inputs_embeds": self._place(embeds, input_ids, self._see(None, image_sizes, features)[1])}

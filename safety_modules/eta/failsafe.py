@@ -56,7 +56,7 @@ class Failsafe:
             found = [self._checked(name, unit, rows, judge, numbers)]
         except Late as error:
             found = [Scores([math.nan] * rows, dict.fromkeys(numbers, str(error)))]
-        except Exception as error:  # an evaluator may be anybody's code: any error of it is a failure of its rows
+        except Exception as error:  # noqa: BLE001 - an evaluator may be anybody's code: any error is a failure of its rows
             if rows == 1:
                 found = [Scores([math.nan], {0: f"{name} failed: {type(error).__name__}: {error}"})]
             else:
@@ -93,7 +93,7 @@ class Failsafe:
         def work() -> None:
             try:
                 outcome.append((call(), None))
-            except Exception as error:  # handed on to the caller
+            except Exception as error:  # noqa: BLE001 - handed on to the caller
                 outcome.append((None, error))
 
         worker = threading.Thread(target=work, daemon=True, name=f"eta {name}")

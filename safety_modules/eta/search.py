@@ -6,6 +6,7 @@ import hashlib
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +20,8 @@ from safety_modules.eta.settings import EtaSettings
 from safety_modules.eta.speaker import Plain, Speaker
 
 logger = logging.getLogger(__name__)
+
+SLOWER = "each sentence computes its prompt anew, which is slower"
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,7 @@ class Search:
 
     def __call__(self, asks: Sequence[object], numbers: Sequence[int], plain: Plain | None = None) -> list[Path]:
         """Search answers to the end; arguments as in `sentences`."""
-        paths: list[Path] = []
-        for paths in self.sentences(asks, numbers, plain):
-            pass
-        return paths
+        return deque(self.sentences(asks, numbers, plain), maxlen=1).pop()
 
     @torch.no_grad()
     def sentences(self, asks: Sequence[object], numbers: Sequence[int], plain: Plain | None = None) -> Iterator[list[Path]]:
@@ -126,7 +126,12 @@ class Search:
 
     def _shared(self, asks: Sequence[object], paths: list[Path], plain: Plain) -> Cache | None:
         """The plain answers' cache, where it can be cut to the prompts; None where each sentence must begin anew."""
-        if not self.settings.share_cache or not can_cut(plain.cache):
+        if not self.settings.share_cache:
+            return None
+        if not can_cut(plain.cache):
+            if self.speaker.shares is None:
+                logger.warning("this model's cache cannot be cut, as it keeps a window or a state: %s", SLOWER)
+            self.speaker.shares = False
             return None
         longest = max(map(len, plain.ids))
         for path in paths:
@@ -147,11 +152,7 @@ class Search:
         spread = (1e-3 if model.dtype == torch.float32 else 0.1) * whole.std()
         agrees = bool((cached - whole).abs().max() <= spread)
         if not agrees:
-            logger.warning(
-                "%s does not continue a cut cache as it continues the whole text: each sentence computes its prompt anew, which "
-                "is slower",
-                type(model).__name__,
-            )
+            logger.warning("this model does not continue a cut cache as it continues the whole text: %s", SLOWER)
         return agrees
 
     def _stopped(self, path: Path, started: float) -> bool:

@@ -132,7 +132,7 @@ class Speaker:
         def work() -> None:
             try:
                 self._generate(self.inputs([ask]), max_new_tokens, streamer=streamer, stopping_criteria=[Left(left)])
-            except Exception as error:  # raised where the pieces are asked for
+            except Exception as error:  # noqa: BLE001 - raised where the pieces are asked for
                 failed.append(error)
                 streamer.end()
 

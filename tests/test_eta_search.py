@@ -1,0 +1,244 @@
+"""The search against brute force, with and without the shared cache, and at its bounds."""
+
+import hashlib
+import itertools
+
+import pytest
+import tiny
+import torch
+
+from safety_modules.eta import EtaSettings, Speaker
+from safety_modules.eta.cache import can_cut, cut
+from safety_modules.eta.search import Search, draw_seed
+from safety_modules.eta.sentences import ends_sentence
+
+SETTINGS = {"prefix": "I cannot", "candidates": 3, "top_k": 4, "temperature": 1.3, "sentence_tokens": 5, "max_new_tokens": 17}
+
+
+def stop(text):
+    """Ends a sentence of the tiny model, whose text is noise: at some letters."""
+    return text.endswith(("a", "e", "."))
+
+
+def settings(**changes):
+    return EtaSettings(**{**SETTINGS, "ends_sentence": stop, **changes})
+
+
+def number(text):
+    """A made-up score in [-1, 1] that any change of the text changes."""
+    return int(hashlib.sha256(text.encode()).hexdigest()[:6], 16) / 2**23 - 1
+
+
+def reward(numbers, texts):
+    return [number(f"{i} {text}") for i, text in zip(numbers, texts)]
+
+
+def match(numbers, texts):
+    return [number(f"picture {i} {text}") for i, text in zip(numbers, texts)]
+
+
+def exchanges():
+    """With one picture, with two, with none; of different lengths."""
+    texts = ["what is it?", "what colour is this picture? answer with care", "two stars"]
+    pictures = [[tiny.picture(0)], [tiny.picture(1), tiny.picture(2, (70, 30))], []]
+    return [
+        [{"role": "user", "content": [*({"type": "image", "image": p} for p in shown), {"type": "text", "text": text}]}]
+        for text, shown in zip(texts, pictures)
+    ]
+
+
+@pytest.fixture(scope="module", params=tiny.FAMILIES)
+def speaker(request, tmp_path_factory):
+    return Speaker.from_pretrained(tiny.base_folder(request.param, tmp_path_factory.mktemp("base")))
+
+
+def brute_force(speaker, exchange, index, options):
+    """One exchange, one candidate after another, the whole text anew for every token; written from the paper alone."""
+    inputs = speaker.inputs([exchange])
+    prompt = inputs["input_ids"][0].tolist()
+    generators = [torch.Generator().manual_seed(draw_seed(options.seed, prompt, n)) for n in range(options.candidates)]
+    said, sentence = speaker.prefix(options.prefix), 1
+    while True:
+        found = []
+        for generator in generators:
+            new = []
+            while len(new) < min(options.sentence_tokens, options.max_new_tokens - len(said)):
+                whole = torch.tensor([prompt + said + new])
+                rest = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
+                logits = speaker.model(input_ids=whole, attention_mask=torch.ones_like(whole), **rest).logits[0, -1].float()
+                logits[speaker.suppress] = -torch.inf
+                kept = (logits / options.temperature).topk(options.top_k)
+                chances = torch.zeros_like(logits).scatter(0, kept.indices, kept.values.softmax(-1))
+                new.append(int(torch.multinomial(chances[None], 1, generator=generator)))
+                if new[-1] in speaker.eos or stop(speaker.tokenizer.decode(new, skip_special_tokens=True)):
+                    break
+            found.append(new)
+        ended = any(new[-1] in speaker.eos for new in found)
+        values = []
+        for new in found:
+            value = reward([index], [speaker.text(said + new)])[0]
+            if sentence > 1 and not ended:
+                value += options.alpha / sentence * match([index], [speaker.text(new)])[0]
+            values.append(value)
+        said = said + found[values.index(max(values))]
+        sentence += 1
+        if said[-1] in speaker.eos or len(said) >= options.max_new_tokens:
+            return said
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("changes", [{}, {"prefix": ""}, {"alpha": 4.0, "seed": 7}, {"top_k": 2, "max_new_tokens": 40}])
+def test_the_search_is_brute_force(speaker, changes):
+    asks, options = exchanges(), settings(**changes)
+    paths = Search(speaker, options, reward, match)(asks, [0, 1, 2])
+    assert speaker.shares
+    assert [path.said for path in paths] == [brute_force(speaker, ask, i, options) for i, ask in enumerate(asks)]
+    assert all(len(path.sentences) > 1 for path in paths)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prefix", ["", "I cannot"])
+def test_the_shared_cache_gives_the_tokens_of_the_search_without(speaker, prefix):
+    asks = exchanges()
+    plain = speaker.plain(asks, 6)
+    shared = Search(speaker, settings(prefix=prefix), reward, match)(asks, [0, 1, 2], plain)
+    anew = Search(speaker, settings(prefix=prefix, share_cache=False), reward, match)(asks, [0, 1, 2])
+    assert [path.said for path in shared] == [path.said for path in anew]
+    for i, ask in enumerate(asks):  # nor do batch mates matter
+        rewards = Search(
+            speaker, settings(prefix=prefix), lambda _, t, i=i: reward([i] * len(t), t), lambda _, t, i=i: match([i] * len(t), t)
+        )
+        assert rewards([ask], [0])[0].said == shared[i].said
+
+
+def test_the_prompt_is_computed_once_and_accepted_sentences_never_again(speaker):
+    asks, fed = exchanges()[:2], []
+    plain = speaker.plain(asks, 3)
+    Search(speaker, settings(), reward, match)(asks, [0, 1], plain)  # the trial of the cut cache comes once
+    hook = speaker.model.get_input_embeddings().register_forward_hook(lambda _, args, out: fed.append(tuple(args[0].shape)))
+    tower = speaker.model.get_submodule("model.vision_tower")
+    seen = tower.register_forward_hook(lambda *_: fed.append("picture"))
+    try:
+        paths = Search(speaker, settings(), reward, match)(asks, [0, 1], plain)
+    finally:
+        hook.remove(), seen.remove()
+    prefix = len(speaker.prefix(SETTINGS["prefix"]))
+    assert fed[0] == (6, prefix) and "picture" not in fed  # what the plain answers' cache lacks
+    assert all(shape[1] == 1 for shape in fed[1:])
+    assert len(fed) <= sum(len(path.sentences) for path in paths) * SETTINGS["sentence_tokens"]
+
+
+@torch.no_grad()
+def test_one_candidate_without_prefix_is_plain_sampling(speaker):
+    ask = exchanges()[0]
+    options = settings(candidates=1, prefix="", top_k=7, temperature=0.9, max_new_tokens=30)
+    said = Search(speaker, options, reward, match)([ask], [0])[0].said
+    inputs = speaker.inputs([ask])
+    torch.manual_seed(draw_seed(0, inputs["input_ids"][0].tolist(), 0))
+    kwargs = {"do_sample": True, "top_k": 7, "temperature": 0.9, "top_p": 1.0, "max_new_tokens": 30}
+    stock = speaker.model.generate(**inputs, **kwargs, suppress_tokens=speaker.suppress)
+    assert said == stock[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+@torch.no_grad()
+def test_with_many_candidates_the_best_of_all_sentences_is_found(speaker):
+    """Of two tokens with two choices each, all four sentences are drawn: the best is the best there is."""
+    ask = exchanges()[0]
+    options = settings(candidates=48, top_k=2, temperature=50.0, sentence_tokens=2, max_new_tokens=2, prefix="")
+    path = Search(speaker, options, reward, None)([ask], [0])[0]
+    inputs, possible = speaker.inputs([ask]), []
+    rest = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
+
+    def best_two(ids):
+        logits = speaker.model(input_ids=ids, attention_mask=torch.ones_like(ids), **rest).logits[0, -1]
+        logits[speaker.suppress] = -torch.inf
+        return logits.topk(2).indices.tolist()
+
+    for first in best_two(inputs["input_ids"]):
+        text = speaker.tokenizer.decode([first], skip_special_tokens=True)
+        if first in speaker.eos or stop(text):
+            possible.append([first])
+            continue
+        more = best_two(torch.cat([inputs["input_ids"], torch.tensor([[first]])], 1))
+        possible += [[first, second] for second in more]
+    assert path.sentences[0].reward == max(reward([0], [speaker.text(ids)])[0] for ids in possible)
+
+
+@pytest.mark.parametrize("longest,prefix", [*itertools.product([1, 2, 5, 11], ["", "I cannot help with this."])])
+def test_no_answer_is_longer_than_its_bound(speaker, longest, prefix):
+    paths = Search(speaker, settings(max_new_tokens=longest, prefix=prefix), reward, match)(exchanges(), [0, 1, 2])
+    assert all(len(path.said) <= longest and path.end in ("end", "length") for path in paths)
+
+
+def test_a_budget_of_tokens_ends_the_search_with_the_best_so_far(speaker):
+    whole = Search(speaker, settings(max_new_tokens=60), reward, None)(exchanges(), [0, 1])
+    short = Search(speaker, settings(max_new_tokens=60, token_budget=25), reward, None)(exchanges(), [0, 1])
+    for path, full in zip(short, whole):
+        assert path.drawn <= 25 and path.end == "budget" and path.sentences
+        assert full.sentences[: len(path.sentences) - 1] == path.sentences[:-1]  # the last may be cut short
+
+
+def test_a_budget_of_seconds_ends_the_search_with_the_best_so_far(speaker, monkeypatch):
+    from safety_modules.eta import search
+
+    ticks = itertools.count()
+    monkeypatch.setattr(search.time, "monotonic", lambda: float(next(ticks)))
+    path = Search(speaker, settings(seconds=6.0, max_new_tokens=200), reward, None)(exchanges()[:1], [0])[0]
+    assert path.end in ("time", "end") and len(path.sentences) < 6
+    assert speaker.text(path.said)
+
+
+def test_a_missing_score_ends_its_path_alone(speaker):
+    def broken(numbers, texts):
+        return [float("nan") if i == 1 else 0.5 for i in numbers]
+
+    paths = Search(speaker, settings(), broken, None)(exchanges(), [0, 1, 2])
+    assert [path.end == "failed" for path in paths] == [False, True, False]
+    assert paths[1].sentences == [] and paths[0].sentences
+
+
+def always(speaker, token):
+    """Make the model say one token, whatever it reads; returns what undoes it."""
+    head = speaker.model.get_output_embeddings()
+    return head.register_forward_hook(lambda module, args, out: torch.zeros_like(out).index_fill_(-1, torch.tensor(token), 9.0))
+
+
+def test_a_text_that_ends_at_once_is_empty(speaker):
+    hook = always(speaker, speaker.eos[0])
+    try:
+        path = Search(speaker, settings(prefix="", top_k=1), reward, match)(exchanges()[:1], [0])[0]
+    finally:
+        hook.remove()
+    assert path.said == [speaker.eos[0]] and path.end == "end" and path.sentences[0].text == ""
+
+
+def test_a_text_without_any_full_stop_is_cut_into_sentences_of_the_bound(speaker):
+    hook = always(speaker, speaker.tokenizer.convert_tokens_to_ids("1"))
+    try:
+        path = Search(speaker, settings(prefix="", top_k=1), reward, match)(exchanges()[:1], [0])[0]
+    finally:
+        hook.remove()
+    assert path.end == "length" and [sentence.text for sentence in path.sentences] == ["11111", "11111", "11111", "11"]
+
+
+def test_a_cut_cache_holds_the_rows_that_were_asked_for(speaker):
+    plain = speaker.plain(exchanges(), 2)
+    assert can_cut(plain.cache)
+    longest = max(map(len, plain.ids))
+    part = cut(plain.cache, [(1, longest - len(plain.ids[1]), longest), (0, longest - 3, longest)], copies=2)
+    keys, old = part.layers[-1].keys, plain.cache.layers[-1].keys
+    assert keys.shape[0] == 4 and keys.shape[2] == len(plain.ids[1])
+    assert torch.equal(keys[2][:, -3:], old[0][:, longest - 3 : longest]) and not keys[3][:, :-3].any()
+    assert torch.equal(keys[0], old[1][:, longest - len(plain.ids[1]) : longest])
+
+
+@pytest.mark.parametrize(
+    "text,whole",
+    [
+        ("Take care.", True), ("He said “no.”", True), ("(see it.)", True), ("**Stop!**", True), ("Really?!", True),
+        ("他走了。", True), ("क्या है।", True), ("هل هذا؟", True), ("a line\n", True),
+        ("It is 3.", False), ("1.", False), ("...", False), ("\n", False), ("and", False), ("", False),
+    ],
+)  # fmt: skip
+def test_where_a_sentence_ends(text, whole):
+    assert ends_sentence(text) is whole
