@@ -43,6 +43,11 @@ class SafeResult:
         """allow, hint, refuse or base."""
         return self.decision.action
 
+    def to_dict(self) -> dict:
+        """Plain values, for JSON: the answer, the action, the assessment, and what ETA did."""
+        eta = {} if self.eta is None else {"eta": self.eta.to_dict()}
+        return {"answer": self.answer, "action": self.action, **self.assessment.to_dict(), **eta}
+
 
 class SafePipeline:
     """Assess, decide, answer.

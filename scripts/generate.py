@@ -1,36 +1,72 @@
-"""Answer one question about pictures through the whole pipeline: assess, decide, answer."""
+"""Answer one question, or a file of them, through the whole pipeline: assess, decide, answer, and with --eta evaluate and align."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 
-from safety_modules.errors import user_errors_exit
-from safety_modules.pipeline import JsonLines, SafePipeline, ask
+from tqdm import tqdm
+
+from safety_modules.errors import UserError, user_errors_exit
+from safety_modules.pipeline import JsonLines, ask
+from train import answers
 
 
 def main(args: list[str] | None = None) -> None:
-    """Parse, answer, print one JSON object."""
+    """Parse, answer, print one JSON object; or write a line for each row of a file."""
     parser = argparse.ArgumentParser(prog="scripts.generate", description=__doc__)
-    parser.add_argument("model", type=Path, help="an exported or trained folder")
-    parser.add_argument("question")
+    parser.add_argument("model", type=Path, help="an exported or trained folder; with --eta also a stock model's")
+    parser.add_argument("question", nargs="?", help="one question; or else --rows")
     parser.add_argument("--image", type=Path, action="append", default=[], help="a picture; give it again for more")
+    parser.add_argument("--rows", type=Path, help="JSON lines of questions and pictures; pictures lie below its folder")
+    parser.add_argument("--output", type=Path, help="JSON lines of answers to --rows; a run that was cut off goes on in it")
+    parser.add_argument("--batch-size", type=int, default=8, help="rows that are answered together (default: 8)")
+    parser.add_argument(
+        "--eta", type=Path, help="recipe of ETA: evaluate each answer, align it where it is unsafe (default: none)"
+    )
     parser.add_argument("--policy", type=Path, help="policy file (default: the folder's own, or threshold 0.5)")
     parser.add_argument("--language", default="", help="of hints and refusals, one of the policy's (default: none in particular)")
     parser.add_argument("--log", type=Path, help="file to append the decision to, one JSON line (default: none)")
     parser.add_argument("--max-new-tokens", type=int, default=256)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(args)
+    if (options.question is None) == (options.rows is None) or (options.rows is None) != (options.output is None):
+        parser.error("give a question, or --rows and --output")
     with user_errors_exit():
-        log = JsonLines(options.log) if options.log else None
-        pipeline = SafePipeline.from_pretrained(options.model, options.policy, options.device, log=log)
-        result = pipeline([ask(options.question, options.image)], options.max_new_tokens, options.language)[0]
-    print(
-        json.dumps(
-            {"answer": result.answer, "action": result.action, **result.assessment.to_dict()}, indent=2, ensure_ascii=False
+        answer = answers.answerer(
+            options.model,
+            options.eta,
+            options.policy,
+            options.language,
+            options.device,
+            options.max_new_tokens,
+            JsonLines(options.log) if options.log else None,
         )
-    )
+        if options.rows is None:
+            print(json.dumps(answer([ask(options.question, options.image)])[0], indent=2, ensure_ascii=False))
+        else:
+            file(options, answer)
+
+
+def file(options: argparse.Namespace, answer: answers.Answer) -> None:
+    """Answer a file of rows; print how many came to what."""
+    if options.batch_size < 1:
+        raise UserError(f"--batch-size {options.batch_size} must be 1 or more")
+    rows = answers.read(options.rows)
+    named = {name: str(getattr(options, name)) for name in ("model", "language", "max_new_tokens")}
+    files = {name: path and answers.digest(path) for name, path in vars(options).items() if name in ("rows", "eta", "policy")}
+    found = answers.run(rows, options.output, {**named, **files}, answer, options.batch_size)
+    kinds = Counter(kind(entry) for entry in tqdm(found, desc="answers"))
+    print(json.dumps({"rows": len(rows), "answered_now": sum(kinds.values()), **kinds}))
+
+
+def kind(entry: dict) -> str:
+    """What came of a row: an error, ETA's stage or the policy's action."""
+    if "error" in entry:
+        return "error"
+    return entry["eta"]["stage"] if "eta" in entry else entry["action"]
 
 
 if __name__ == "__main__":

@@ -50,8 +50,8 @@ class EtaResult:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict:
-        """Plain values, for JSON."""
-        return asdict(self)
+        """What happened, as plain values for JSON: all but the answer."""
+        return {name: value for name, value in asdict(self).items() if name != "answer"}
 
 
 class Evaluators(Protocol):

@@ -1,0 +1,159 @@
+"""Recipe: a YAML file that says which evaluators and settings ETA is made of."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import yaml
+
+from safety_modules.eta.clip import Clip
+from safety_modules.eta.eta import Eta
+from safety_modules.eta.evaluators import EtaError, Matcher, Messages, PostEvaluator, PreEvaluator
+from safety_modules.eta.head import Assess, HeadRisk, HeadVerdict
+from safety_modules.eta.judge import Judge
+from safety_modules.eta.reward import INSTRUCTION, Reward
+from safety_modules.eta.settings import EtaSettings
+from safety_modules.eta.thresholds import Thresholds
+from safety_modules.taxonomy import nearest
+
+PRE = {"clip": ("model", "threshold", "text"), "head": ("threshold",)}
+POST = {
+    "reward": ("model", "threshold", "instruction", "with_question", "label", "told"),
+    "judge": ("url", "model", "key_variable", "threshold", "timeout_s", "retries", "rubric", "pictures", "structured"),
+    "head": ("threshold",),
+}
+UNITS = {"reward": Reward.unit, "judge": Judge.unit, "head": HeadVerdict.unit}
+SEARCH = tuple(field.name for field in fields(EtaSettings) if field.name != "ends_sentence")
+
+
+def load_eta(path: str | Path, assess: Assess | None = None, device: str = "cpu") -> Eta:
+    """Build ETA from a recipe; docs/eta.md lists the keys.
+
+    Args:
+        path: the file. A model is a folder or a hub name; a folder that is not absolute lies beside the recipe, if it is there.
+        assess: such as `SafePipeline.assess`, for evaluators of kind "head".
+        device: of the evaluators' models.
+
+    Raises:
+        EtaError: the file cannot be read, or has an unknown key or a value that cannot be used; the message names the file.
+    """
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        _known("recipe", data, ("pre", "post", "match", "search", "thresholds"))
+        _known("search", data.get("search") or {}, SEARCH)
+        pre, post = _kind("pre", data.get("pre"), PRE), _kind("post", data.get("post"), POST)
+        if post is None:
+            raise EtaError(f"post is missing; it is one of {', '.join(POST)}")
+        if data.get("thresholds"):
+            if pre is None:
+                raise EtaError("thresholds are of two evaluators, and pre is missing; add it, or write post's own threshold")
+            found = Thresholds.load(
+                path.parent / data["thresholds"], Clip.unit if pre[0] == "clip" else HeadRisk.unit, UNITS[post[0]]
+            )
+            pre, post = _with_threshold(pre, found.pre.threshold), _with_threshold(post, found.post.threshold)
+        first = _pre(pre, path.parent, assess, device)
+        second = _post(post, path.parent, assess, device)
+        return Eta(second, first, _match(data.get("match"), first), EtaSettings(**(data.get("search") or {})))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, EtaError) as error:
+        raise EtaError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+Part = tuple[str, dict]  # kind and its own values
+
+
+def _kind(name: str, data: object, kinds: dict[str, tuple[str, ...]]) -> Part | None:
+    """One evaluator's kind and values."""
+    if data is None:
+        return None
+    if not isinstance(data, dict) or data.get("kind") not in kinds:
+        found = data.get("kind") if isinstance(data, dict) else data
+        raise EtaError(f"{name}: kind {found!r}; {nearest(str(found), list(kinds))}")
+    values = {key: value for key, value in data.items() if key != "kind"}
+    _known(f"{name} of kind {data['kind']}", values, kinds[data["kind"]])
+    return data["kind"], values
+
+
+def _known(what: str, data: object, keys: tuple[str, ...]) -> None:
+    if not isinstance(data, dict):
+        raise EtaError(f"{what} is {data!r}; it must be keys and values: {', '.join(keys)}")
+    for key in data:
+        if key not in keys:
+            raise EtaError(f"{what}: unknown key {key!r}; {nearest(str(key), list(keys))}")
+
+
+def _with_threshold(part: Part | None, value: float) -> Part | None:
+    return part and (part[0], {"threshold": value, **part[1]})
+
+
+def _pre(part: Part | None, folder: Path, assess: Assess | None, device: str) -> PreEvaluator | None:
+    """The pre-evaluator."""
+    if part is None:
+        return None
+    kind, values = part
+    if kind == "head":
+        return HeadRisk(_number("pre", values), assess)
+    return Clip.from_pretrained(_model("pre", values, folder), device, **_only(values, "text", "threshold"))
+
+
+def _post(part: Part, folder: Path, assess: Assess | None, device: str) -> PostEvaluator:
+    """The post-evaluator."""
+    kind, values = part
+    if kind == "head":
+        if assess is None:
+            raise EtaError("post of kind head needs a model with safety modules; use a reward or a judge with this one")
+        return HeadVerdict(_number("post", values), assess)
+    if kind == "judge":
+        for key in ("url", "model"):
+            if not isinstance(values.get(key), str):
+                raise EtaError(f"post of kind judge: {key} is {values.get(key)!r}; give a text")
+        options = _only(values, *POST["judge"][2:])
+        return Judge(values["url"], values["model"], **{"key_variable": None, **options})
+    options = _only(values, "threshold", "with_question", "label")
+    instruction = values.get("instruction", INSTRUCTION)
+    options["instruction"] = Told(instruction) if values.get("told") else instruction
+    return Reward.from_pretrained(_model("post", values, folder), device, **options)
+
+
+class Told:
+    """Instruction of a reward model: the hint of an exchange's system message, where it has one."""
+
+    def __init__(self, otherwise: str) -> None:
+        """Args: otherwise: for an exchange without."""
+        self.otherwise = otherwise
+
+    def __call__(self, exchange: Messages) -> str:
+        """The instruction for an exchange."""
+        first = exchange[0]
+        if first["role"] != "system":
+            return self.otherwise
+        content = first["content"]
+        return content if isinstance(content, str) else " ".join(part["text"] for part in content)
+
+
+def _match(name: object, pre: PreEvaluator | None) -> Matcher | None:
+    """What scores sentences against the picture: the CLIP model that is the pre-evaluator, or nothing."""
+    if name is None:
+        return None
+    if name != "clip" or not isinstance(pre, Clip):
+        raise EtaError(f"match {name!r}; it is clip, with a pre-evaluator of kind clip, or left out")
+    return pre
+
+
+def _model(where: str, values: dict, folder: Path) -> str | Path:
+    """A folder beside the recipe, or else the name as it stands."""
+    name = values.get("model")
+    if not isinstance(name, str) or not name:
+        raise EtaError(f"{where}: model is {name!r}; give a folder or a hub name")
+    return folder / name if (folder / name).is_dir() else name
+
+
+def _number(where: str, values: dict) -> float:
+    if "threshold" not in values:
+        raise EtaError(f"{where}: threshold is missing; give one, or a file of thresholds")
+    return values["threshold"]
+
+
+def _only(values: dict, *names: str) -> dict:
+    return {name: values[name] for name in names if name in values}
