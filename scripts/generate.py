@@ -1,4 +1,4 @@
-"""Answer one question, or a file of them, through the whole pipeline: assess, decide, answer, and with --eta evaluate and align."""
+"""Answer a question, or a file of them, through the whole pipeline: assess, decide, answer; with --eta evaluate and align."""
 
 from __future__ import annotations
 

@@ -79,7 +79,11 @@ def test_each_exchange_stops_at_the_first_stage_that_finds_it_safe(speaker):
     assert found[2].answer.startswith("I cannot") and found[2].sentences[-1].reward == found[2].final == 1.0
     assert found[0].post is None and found[1].post == 1.0 and found[2].post == -1.0
     assert found[3].reason == "the aligned answer is unsafe as well" and found[3].drawn > 0
-    assert set(found[0].seconds) == {"pre", "plain", "post", "search"}
+    assert [set(result.seconds) for result in found] == [
+        {"pre", "plain"},
+        {"pre", "plain", "post"},
+        *[{"pre", "plain", "post", "search"}] * 2,
+    ]
     assert found[0].to_dict()["pre"] == 0.1
 
 

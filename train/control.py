@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_recipes.sample import Sample
 from safety_modules import checkpoint
 from safety_modules.calibration import Calibration
 from safety_modules.checkpoint import write_text
@@ -59,6 +60,7 @@ SHORT = Scale(  # shows that it runs; reaches no target
 )
 QUERIES = ("image", "paper")  # heads beside the default, joint
 Numbers = dict[str, dict[str, float]]  # name -> {"value", "n"}
+Row = tuple[Sample, dict]  # a sample, and its row of the world
 
 TARGETS = [
     Target("fpr_at_0.01", "False positives, budget 1 %", "low", {"mean": at_most(0.012)}, digits=2, group="Calibration"),
@@ -78,17 +80,42 @@ TARGETS = [
 ]
 
 
-def run(output: Path, seed: int, scale: Scale = FULL) -> Numbers:
-    """One seed: what was trained before is taken, all is measured anew.
+@dataclass(frozen=True)
+class Trained:
+    """What a seed was trained to.
 
-    Returns:
-        The numbers, which also stand in `output`/seed-N/metrics.json.
+    Attributes:
+        home: folder of the seed.
+        root: of its world.
+        shared: overrides that all its stages have.
+        guard, stage2: folders of the head trained alone, and of the adapters on it, calibrated and with a policy.
+        pipeline: the merged export.
+        calibration: of the head.
+        held, test: rows of the test split that were calibrated on, and those that are to be measured.
     """
-    start, home = time.perf_counter(), output / f"seed-{seed}"
+
+    home: Path
+    root: Path
+    shared: list[str]
+    guard: Path
+    stage2: Path
+    pipeline: SafePipeline
+    calibration: Calibration
+    held: list[Row]
+    test: list[Row]
+
+    @property
+    def features(self) -> list[str]:
+        """The override that names the store of features."""
+        return ["--data.features", str(self.home / "features")]
+
+
+def prepare(output: Path, seed: int, scale: Scale = FULL) -> Trained:
+    """Train, calibrate and export one seed; what was trained before is taken."""
+    home = output / f"seed-{seed}"
     root = world(home / "data", seed, scale.sizes)
     shared = ["--data.root", str(home / "data"), "--trainer.seed", str(seed), *scale.stages]
-    features = ["--data.features", str(home / "features")]
-    guard, _ = stage("control_guard.yaml", home / "guard", *shared, *features)
+    guard, _ = stage("control_guard.yaml", home / "guard", *shared, "--data.features", str(home / "features"))
     trained, _ = stage("control_stage2.yaml", home / "stage2", "--modules", str(guard), *shared)
     every = rows(root, "test")
     held, test = every[: scale.calibrated], every[scale.calibrated :]
@@ -96,6 +123,18 @@ def run(output: Path, seed: int, scale: Scale = FULL) -> Numbers:
     checkpoint.save_calibration(calibration, trained, {"recipe": "riskworld", "split": "test", "rows": len(held), "seed": seed})
     checkpoint.save_policy(scale.policy, trained)
     merged = SafePipeline.from_pretrained(export(trained, home / "export", overwrite=True))
+    return Trained(home, root, shared, guard, trained, merged, calibration, held, test)
+
+
+def run(output: Path, seed: int, scale: Scale = FULL) -> Numbers:
+    """One seed: what was trained before is taken, all is measured anew.
+
+    Returns:
+        The numbers, which also stand in `output`/seed-N/metrics.json.
+    """
+    start, made = time.perf_counter(), prepare(output, seed, scale)
+    home, root, shared, features = made.home, made.root, made.shared, made.features
+    guard, trained, merged, calibration, test = made.guard, made.stage2, made.pipeline, made.calibration, made.test
     found, asked = logits(merged.model, [sample for sample, _ in test]), test[: scale.answered]
     told, known = measure.answers(merged, BASE, asked, rows(root, "ood", ood=measure.UNSEEN))
     numbers = {**_head(found, merged, calibration, scale.budgets), **told}

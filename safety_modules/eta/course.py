@@ -34,7 +34,7 @@ class EtaResult:
         reason: why it was refused, or "".
         tokens: of the plain answer.
         drawn: tokens drawn in the search, all candidates together.
-        seconds: that pre, plain, post and search took, for the whole batch of this exchange.
+        seconds: that pre, plain, post and search took, where it had them: its equal share of its batch's.
     """
 
     answer: str
@@ -76,7 +76,7 @@ class Course:
         self.plain: dict[int, tuple[str, int]] = {}  # answer, its tokens
         self.paths: dict[int, Path] = {}
         self.reasons: dict[int, str] = {}  # why an exchange is refused
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, tuple[float, list[int]]] = {}  # of a phase, and who took part in it
 
     def run(self, known: Sequence[float | None] | None) -> None:
         """Answer all; `known` are scores of the pre-evaluator that are there already."""
@@ -88,7 +88,7 @@ class Course:
         self._judge_answers([i for i in alive if self._suspect(i)])
         unsafe = [place for place, i in enumerate(alive) if self._unsafe(i)]
         if unsafe:
-            with self._clock("search"):
+            with self._clock("search", [alive[place] for place in unsafe]):
                 for paths in self._search(alive).sentences([self.asks[i] for i in alive], unsafe, plain):
                     self.paths = {alive[path.number]: path for path in paths}
 
@@ -112,7 +112,7 @@ class Course:
     def result(self, i: int, refusal: str) -> EtaResult:
         """What became of exchange `i`."""
         answer, tokens = self.plain.get(i, ("", 0))
-        common = {"pre": self.pre[i], "post": self.post.get(i), "tokens": tokens, "seconds": dict(self.seconds)}
+        common = {"pre": self.pre[i], "post": self.post.get(i), "tokens": tokens, "seconds": self._shares(i)}
         stage, reason, path = "evaluated" if i in self.post else "plain", self.reasons.get(i, ""), self.paths.get(i)
         if path is not None:
             final = path.sentences[-1].reward if path.sentences else None
@@ -136,7 +136,7 @@ class Course:
         if known is not None:
             self.pre = list(known)
         elif pre is not None:
-            with self._clock("pre"):
+            with self._clock("pre", range(len(self.exchanges))):
                 failsafe = Failsafe(self.settings.timeout_s, may_pass=True)
                 scores = failsafe(
                     "the pre-evaluator", pre.unit, len(self.exchanges), lambda rows: pre([self.exchanges[i] for i in rows])
@@ -147,7 +147,7 @@ class Course:
     def _judge_answers(self, numbers: list[int]) -> None:
         """Score plain answers."""
         if numbers:
-            with self._clock("post"):
+            with self._clock("post", numbers):
                 scores = self._rewards(numbers, [self.plain[i][0] for i in numbers])
             self.post |= {i: score for i, score in zip(numbers, scores) if not math.isnan(score)}
 
@@ -160,7 +160,7 @@ class Course:
         return i in self.post and self.post[i] <= self.eta.post.threshold
 
     def _speak(self, numbers: list[int]) -> Plain:
-        with self._clock("plain"):
+        with self._clock("plain", numbers):
             plain = self.speaker.plain([self.asks[i] for i in numbers], self.settings.max_new_tokens)
         self.plain = dict(zip(numbers, zip(plain.answers, plain.tokens)))
         return plain
@@ -168,7 +168,7 @@ class Course:
     def _fluently(self) -> Iterator[str]:
         """The plain answer, token by token."""
         said = []
-        with self._clock("plain"):
+        with self._clock("plain", [0]):
             for piece in self.speaker.stream(self.asks[0], self.settings.max_new_tokens):
                 said.append(piece)
                 yield piece
@@ -178,7 +178,7 @@ class Course:
     def _sentences(self, plain: Plain) -> Iterator[str]:
         """The aligned answer, a sentence at a time, until one is unsafe."""
         said = ""
-        with self._clock("search"):
+        with self._clock("search", [0]):
             for paths in self._search([0]).sentences(self.asks, [0], plain):
                 path = self.paths[0] = paths[0]
                 if not path.sentences or path.end == "failed":
@@ -224,9 +224,13 @@ class Course:
         return scores.values
 
     @contextmanager
-    def _clock(self, phase: str) -> Iterator[None]:
+    def _clock(self, phase: str, numbers: Sequence[int]) -> Iterator[None]:
         started = time.monotonic()
         try:
             yield
         finally:
-            self.seconds[phase] = round(self.seconds.get(phase, 0.0) + time.monotonic() - started, 6)
+            self.seconds[phase] = (time.monotonic() - started, list(numbers))
+
+    def _shares(self, i: int) -> dict[str, float]:
+        """What each phase that exchange `i` took part in cost it."""
+        return {name: round(spent / len(numbers), 6) for name, (spent, numbers) in self.seconds.items() if i in numbers}

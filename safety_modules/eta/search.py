@@ -176,17 +176,28 @@ class Search:
 
     def _sentence(self, asks: Sequence[object], paths: list[Path], cache: Cache | None, started: float) -> Cache | None:
         """Give each path its next sentence; returns the cache that the paths' stretches are now of."""
-        settings, speaker, copies = self.settings, self.speaker, self.settings.candidates
+        copies = self.settings.candidates
         past = cut(cache, [path.stretch for path in paths], copies) if cache is not None else None
         inputs = self._inputs(asks, paths, past, copies)
-        width = inputs["input_ids"].shape[1]
         limits = [self._limit(path) for path in paths for _ in range(copies)]
-        start = 0 if "inputs_embeds" in inputs else width
+        rows, grown = self.drawn(inputs, [generator for path in paths for generator in path.generators], limits, started)
+        width = inputs["input_ids"].shape[1]
+        for first, path in zip(range(0, len(rows), copies), paths):
+            path.drawn += sum(map(len, rows[first : first + copies]))
+        for path, best, sentence in self._best(paths, rows):
+            self.accept(path, rows[best], sentence, best, width - len(path.ids))
+        return grown if cache is not None else None
+
+    def drawn(
+        self, inputs: dict[str, object], generators: list[torch.Generator], limits: list[int], started: float
+    ) -> tuple[list[list[int]], Cache]:
+        """One sentence for each row of the inputs: its ids, and the cache that now holds all but the last of them."""
+        settings, speaker = self.settings, self.speaker
+        start = 0 if "inputs_embeds" in inputs else inputs["input_ids"].shape[1]
         end = SentenceEnd(speaker.tokenizer, settings.ends_sentence, start, limits, speaker.eos)
         stops = StoppingCriteriaList([end])
         if settings.seconds is not None:
             stops.append(MaxTimeCriteria(max(settings.seconds - (time.monotonic() - started), 0.0)))
-        generators = [generator for path in paths for generator in path.generators]
         output = speaker.model.generate(
             **speaker.read(inputs),
             logits_processor=draws(generators, end, settings.temperature, settings.top_k),
@@ -197,15 +208,14 @@ class Search:
             return_dict_in_generate=True,
         )
         rows = [ids[:length] for ids, length in zip(output.sequences[:, start:].tolist(), end.lengths)]
-        for first, path in zip(range(0, len(rows), copies), paths):
-            path.drawn += sum(map(len, rows[first : first + copies]))
-        for path, best, sentence in self._best(paths, rows):
-            pad = width - len(path.ids)
-            path.said += rows[best]
-            path.sentences.append(sentence)
-            path.stretch = (best, pad, pad + len(path.ids) - 1)
-            path.end = "end" if rows[best][-1] in speaker.eos else ""
-        return output.past_key_values if cache is not None else None
+        return rows, output.past_key_values
+
+    def accept(self, path: Path, ids: list[int], sentence: Sentence, row: int, pad: int) -> None:
+        """Put a sentence behind a path's answer; `row` and `pad` say where a cache holds it."""
+        path.said += ids
+        path.sentences.append(sentence)
+        path.stretch = (row, pad, pad + len(path.ids) - 1)
+        path.end = "end" if ids[-1] in self.speaker.eos else ""
 
     def _best(self, paths: list[Path], rows: list[list[int]]) -> list[tuple[Path, int, Sentence]]:
         """For each path the row of its best candidate, and that sentence; the first of equals.

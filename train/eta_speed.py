@@ -1,0 +1,123 @@
+"""What ETA costs: the search against one that draws candidate after candidate, and benign traffic against plain answers."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+from transformers import Cache
+
+from safety_modules.eta import Eta, EtaResult, Speaker
+from safety_modules.eta.cache import cut
+from safety_modules.eta.evaluators import Messages
+from safety_modules.eta.search import Path, Search
+
+
+class OneByOne(Search):
+    """The same search, drawn as the release of ETA does: one candidate after another, each scored alone.
+
+    Its draws are the search's own, so both give the same tokens; and so is the prompt's cache, which is computed once.
+    """
+
+    def _sentence(self, asks: Sequence[object], paths: list[Path], cache: Cache | None, started: float) -> Cache | None:
+        """The next sentence of the only path."""
+        (path,) = paths
+        drawn = []
+        for generator in path.generators:
+            inputs = self._inputs(asks, paths, cut(cache, [path.stretch]), 1)
+            (ids,), grown = self.drawn(inputs, [generator], [self._limit(path)], started)
+            drawn.append((ids, grown))
+        path.drawn += sum(len(ids) for ids, _ in drawn)
+        for _, best, sentence in self._best(paths, [ids for ids, _ in drawn]):
+            self.accept(path, drawn[best][0], sentence, 0, 0)
+        return drawn[best][1]
+
+
+def search_speed(
+    speaker: Speaker, eta: Eta, exchanges: Sequence[Messages], told: Sequence[Messages], repeats: int = 3
+) -> dict[str, float]:
+    """How many times faster the search is than `OneByOne`, on exchanges that need one.
+
+    Args:
+        exchanges: what the speaker reads.
+        told: what the evaluators read.
+        repeats: of each way, in turn; the median counts.
+
+    Returns:
+        best_of_n_speedup, one exchange at a time; batched_speedup, `settings.batch_size` exchanges at a time; the seconds
+        behind them, for one exchange; same_tokens, the share of exchanges in which all ways gave the same tokens.
+    """
+
+    def rewards(first: int) -> Callable[[Sequence[int], Sequence[str]], Sequence[float]]:
+        return lambda numbers, texts: eta.post([told[first + i] for i in numbers], texts)
+
+    def one_reward(first: int) -> Callable[[Sequence[int], Sequence[str]], Sequence[float]]:
+        return lambda numbers, texts: [eta.post([told[first + i]], [text])[0] for i, text in zip(numbers, texts)]
+
+    def cosines(first: int, alone: bool) -> Callable[[Sequence[int], Sequence[str]], Sequence[float]] | None:
+        if eta.match is None:
+            return None
+        if alone:
+            return lambda numbers, texts: [eta.match.match([told[first + i]], [text])[0] for i, text in zip(numbers, texts)]
+        return lambda numbers, texts: eta.match.match([told[first + i] for i in numbers], texts)
+
+    def one_by_one() -> list[list[int]]:
+        searches = [OneByOne(speaker, eta.settings, one_reward(i), cosines(i, True)) for i in range(len(exchanges))]
+        return [search([ask], [0])[0].said for search, ask in zip(searches, exchanges)]
+
+    def together(size: int) -> list[list[int]]:
+        said = []
+        for i in range(0, len(exchanges), size):
+            part = exchanges[i : i + size]
+            paths = Search(speaker, eta.settings, rewards(i), cosines(i, False))(part, list(range(len(part))))
+            said += [path.said for path in paths]
+        return said
+
+    ways = {"one_by_one": one_by_one, "search": lambda: together(1), "batched": lambda: together(eta.settings.batch_size)}
+    seconds, said = in_turn(ways, repeats)
+    same = [a == b == c for a, b, c in zip(*said.values())]
+    return {
+        "best_of_n_speedup": seconds["one_by_one"] / seconds["search"],
+        "batched_speedup": seconds["one_by_one"] / seconds["batched"],
+        **{f"seconds_{name}": value / len(exchanges) for name, value in seconds.items()},
+        "same_tokens": sum(same) / len(same),
+        "exchanges": len(exchanges),
+    }
+
+
+def benign_cost(
+    plain: Callable[[], list[str]], assess: Callable[[], object], aligned: Callable[[], list[EtaResult]], repeats: int = 3
+) -> dict[str, float]:
+    """What benign traffic pays for ETA; all three answer the same exchanges.
+
+    Args:
+        plain: the model's answers.
+        assess: what comes before answers, where it is not ETA's own pre-evaluator.
+        aligned: with ETA, `assess` included.
+
+    Returns:
+        benign_overhead, seconds with ETA over those of plain answers, less 1; benign_evaluation, the evaluators' seconds over
+        those of plain answers; benign_search, the search's; seconds_plain, of one exchange.
+    """
+    seconds, found = in_turn({"plain": plain, "assess": assess, "eta": aligned}, repeats)
+    spent = {name: sum(result.seconds.get(name, 0.0) for result in found["eta"]) for name in ("pre", "post", "search")}
+    return {
+        "benign_overhead": seconds["eta"] / seconds["plain"] - 1,
+        "benign_evaluation": (seconds["assess"] + spent["pre"] + spent["post"]) / seconds["plain"],
+        "benign_search": spent["search"] / seconds["plain"],
+        "seconds_plain": seconds["plain"] / len(found["plain"]),
+        "exchanges": len(found["plain"]),
+    }
+
+
+def in_turn(ways: dict[str, Callable[[], list]], repeats: int) -> tuple[dict[str, float], dict[str, list]]:
+    """Median seconds of each way, all taken in turn so that what else the machine does falls on all; and the last results."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    found: dict[str, list] = {}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            found[name] = way()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}, found
