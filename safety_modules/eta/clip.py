@@ -139,7 +139,8 @@ class Clip:
         length, found = self.model.config.text_config.max_position_embeddings, []
         for start in range(0, len(texts), self.batch_size):
             part = texts[start : start + self.batch_size]
-            rows = self.processor.tokenizer(part, padding=True, truncation=True, max_length=length, return_tensors="pt")
+            plain = {"split_special_tokens": True, "return_tensors": "pt"}  # a sentence may not spell an end of text
+            rows = self.processor.tokenizer(part, padding=True, truncation=True, max_length=length, **plain)
             rows = rows.to(self.model.device)
             output = self.model.get_text_features(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"])
             found += functional.normalize(output.pooler_output.float(), dim=-1).cpu()  # (B, E)

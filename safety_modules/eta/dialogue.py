@@ -58,7 +58,8 @@ class DialogueEncoder:
 
     def _later(self, text: str, tokens: int) -> str:
         """A text without the characters of its first tokens."""
-        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+        options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        encoded = self.tokenizer(text, return_offsets_mapping=True, **options)
         starts = [start for start, _ in encoded["offset_mapping"]][tokens:]
         return text[max(starts[0], 1) :].strip() if starts else ""
 

@@ -125,7 +125,7 @@ class Judge:
         messages = [{"role": "system", "content": self.rubric}, {"role": "user", "content": self._content(exchange, answer)}]
         try:
             reply = self._client.chat.completions.create(model=self.model, messages=messages, **self._options)
-        except OpenAIError as error:  # its text may hold the key, so it is not shown as the cause
+        except (OpenAIError, ValueError) as error:  # its text may hold the key, so it is not shown as the cause
             fault = self._without_key(f"{type(error).__name__}: {error}")[: 2 * SHOWN]
             raise EtaError(f"the judge at {self.place} gave no grade ({fault}); check the server, or raise timeout_s") from None
         text = _text(reply)
