@@ -20,6 +20,8 @@ TRAIN = [
     "wandb>=0.19",
 ]
 
+JUDGE = ["openai>=2"]
+
 setup(
     name="safety-modules",
     version="0.1.0",
@@ -42,8 +44,9 @@ setup(
     ],
     extras_require={
         "train": TRAIN,
+        "judge": JUDGE,
         "liger": ["liger-kernel>=0.5; sys_platform == 'linux'"],
         "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
-        "dev": [*TRAIN, "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12"],
+        "dev": [*TRAIN, *JUDGE, "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12"],
     },
 )

@@ -86,7 +86,7 @@ class PlainTexts:
 
     def _tokens(self, text: str, at: int = 0, **options: bool) -> list[Token]:
         """Tokens of a text that begins at place `at` of the prompt."""
-        encoded = self.tokenizer(text, return_offsets_mapping=True, **options)
+        encoded = self.tokenizer(text, return_offsets_mapping=True, verbose=False, **options)
         return [(token, at + a, at + b) for token, (a, b) in zip(encoded["input_ids"], encoded["offset_mapping"])]
 
     def _held(self, token: Token, prompt: str, spans: list[Span]) -> list[int]:

@@ -30,7 +30,8 @@ LEAVES = {  # module of the library -> what it may take of ours; errors is every
     "policy": {"taxonomy", "assessment", "calibration", "rule"},
     "calibration": {"taxonomy", "assessment"},
 }
-EXTRAS = {"accelerate", "bitsandbytes", "datasets", "deepspeed", "jsonargparse", "peft", "wandb", "fastapi", "uvicorn"}
+ETA = {"errors", "images", "messages", "markers", "calibration", "evaluation.judges"}  # what eta/ may take besides itself
+EXTRAS = {"accelerate", "bitsandbytes", "datasets", "deepspeed", "jsonargparse", "peft", "wandb", "fastapi", "uvicorn", "openai"}
 FILES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
 
 
@@ -64,6 +65,13 @@ def test_leaves_of_the_library(module):
         name.split(".")[1] for name in imports(ROOT / "safety_modules" / f"{module}.py") if name.startswith("safety_modules.")
     }
     assert ours - {"errors"} <= LEAVES[module]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "safety_modules" / "eta").glob("*.py")), ids=lambda path: path.name)
+def test_eta_takes_evaluators_and_callables_not_the_model(path):
+    ours = [name.removeprefix("safety_modules.") for name in imports(path) if name.split(".")[0] == "safety_modules"]
+    strange = [name for name in ours if not any(name == leaf or name.startswith(f"{leaf}.") for leaf in (*ETA, "eta"))]
+    assert strange == []
 
 
 def test_the_library_needs_no_extra_at_import():

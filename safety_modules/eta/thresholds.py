@@ -1,0 +1,161 @@
+"""Thresholds: scores of labelled exchanges -> thresholds of another pair of evaluators that keep a budget of clean exchanges.
+
+Source: ETA section 3.1 has 0.16 and 0.06 for CLIP and ArmoRM with its own wordings. Differs: chosen on the user's own data, with
+the guarantee of `calibration`: with a probability of 90 % over the draw of the clean rows, at most `budget` of all clean
+exchanges like them are flagged.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safety_modules.calibration import rank_for, rows_needed
+from safety_modules.eta.evaluators import COSINE, REWARD, EtaError, Unit
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A threshold and what it did on the rows that it was chosen on.
+
+    Attributes:
+        threshold: in `unit`; a pre-evaluator flags from here up, a post-evaluator from here down.
+        unit: its name.
+        clean_rows, risky_rows: rows with a score.
+        clean_flagged, risky_flagged: shares of them; None without such rows.
+    """
+
+    threshold: float
+    unit: str
+    clean_rows: int
+    clean_flagged: float | None
+    risky_rows: int
+    risky_flagged: float | None
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Both thresholds; aligning starts where both flag, so `clean_flagged` and `risky_flagged` are the shares that are aligned.
+
+    Rows without a picture, which the pre-evaluator does not score, count among them as not flagged.
+    """
+
+    budget: float
+    pre: Threshold
+    post: Threshold
+    clean_flagged: float | None
+    risky_flagged: float | None
+
+    @classmethod
+    def fit(
+        cls,
+        risky: Sequence[bool],
+        pre_scores: Sequence[float | None],
+        post_scores: Sequence[float],
+        budget: float,
+        pre_unit: Unit = COSINE,
+        post_unit: Unit = REWARD,
+    ) -> Thresholds:
+        """Choose both thresholds so that each alone keeps the budget.
+
+        Args:
+            risky: the label of each row: whether the exchange is risky.
+            pre_scores: the pre-evaluator's; None where it had nothing to judge.
+            post_scores: the post-evaluator's, of plain answers.
+            budget: share of clean exchanges, in (0, 1).
+
+        Raises:
+            EtaError: too few clean rows with a score, the message says how many are needed; a score that is none of its unit; a
+                budget that cannot be kept because too many clean rows have the unit's most unsafe score.
+        """
+        if not len(risky) == len(pre_scores) == len(post_scores):
+            raise EtaError(f"{len(risky)} labels, {len(pre_scores)} pre-scores and {len(post_scores)} post-scores; give one each")
+        pre = [None if score is None else pre_unit.check("a pre-score", score) for score in pre_scores]
+        post = [post_unit.check("a post-score", score) for score in post_scores]
+        high = flag_from(_of(pre, risky, False), budget, pre_unit)
+        low = -flag_from([-score for score in _of(post, risky, False)], budget, _mirrored(post_unit))
+        first = [score is not None and score >= high for score in pre]
+        second = [score <= low for score in post]
+        both = [a and b for a, b in zip(first, second)]
+        shares = {name: _share(both, risky, label) for name, label in (("clean_flagged", False), ("risky_flagged", True))}
+        return cls(
+            budget, _threshold(high, pre_unit, pre, first, risky), _threshold(low, post_unit, post, second, risky), **shares
+        )
+
+    def to_json(self) -> str:
+        """The file's text; `load` reads it."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def load(cls, path: str | Path, pre_unit: Unit = COSINE, post_unit: Unit = REWARD) -> Thresholds:
+        """Read a file that `to_json` wrote.
+
+        Raises:
+            EtaError: the file is missing or damaged, or a threshold is of another unit than the evaluator's.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            sides = {name: Threshold(**data.pop(name)) for name in ("pre", "post")}
+            found = cls(**data, **sides)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise EtaError(f"{path}: is no file of thresholds ({error}); make one with scripts.thresholds") from error
+        for name, unit in (("pre", pre_unit), ("post", post_unit)):
+            side = sides[name]
+            if side.unit != unit.name:
+                raise EtaError(f"{path}: {name} is a {side.unit}, the evaluator gives a {unit.name}; fit thresholds for this one")
+            unit.check(f"{path}: threshold of {name}", side.threshold)
+        return found
+
+
+def flag_from(clean: Sequence[float], budget: float, unit: Unit) -> float:
+    """The lowest score of `unit` from which up at most `budget` of exchanges like the clean ones are flagged, ties included.
+
+    Raises:
+        EtaError: too few clean rows, no budget, or no such score.
+    """
+    check_rows(len(clean), budget)
+    rank = rank_for(budget, len(clean))
+    found = math.nextafter(sorted(clean, reverse=True)[rank - 1], math.inf)  # what ties with the rank is not flagged
+    if found > unit.high:
+        raise EtaError(
+            f"{rank} or more of {len(clean)} clean rows have the most unsafe {unit.name} there is, so no threshold keeps a "
+            f"budget of {budget:g}; use another evaluator, or raise the budget"
+        )
+    return found
+
+
+def check_rows(clean: int, budget: float) -> None:
+    """Raise an EtaError where a number of clean rows cannot keep a budget, or that is no share."""
+    if not 0 < budget < 1:
+        raise EtaError(f"budget {budget!r} is a share of clean exchanges and must be above 0 and below 1")
+    if clean < rows_needed(budget):
+        raise EtaError(
+            f"a budget of {budget:g} needs {rows_needed(budget)} clean rows with a score, there are {clean}; add clean rows, or "
+            "raise the budget"
+        )
+
+
+def _mirrored(unit: Unit) -> Unit:
+    """The unit of negated scores."""
+    return Unit(unit.name, -unit.high, -unit.low)
+
+
+def _of(values: Sequence, risky: Sequence[bool], label: bool) -> list:
+    """The values of rows of a label that have one."""
+    return [value for value, row in zip(values, risky) if bool(row) == label and value is not None]
+
+
+def _share(flags: Sequence[bool], risky: Sequence[bool], label: bool) -> float | None:
+    """Share of the rows of a label that are flagged; None without such rows."""
+    chosen = _of(flags, risky, label)
+    return sum(chosen) / len(chosen) if chosen else None
+
+
+def _threshold(value: float, unit: Unit, scores: list, flags: list[bool], risky: Sequence[bool]) -> Threshold:
+    """A side of the result: shares of the rows that have a score."""
+    flags = [None if score is None else flag for score, flag in zip(scores, flags)]
+    clean, unsafe = (len(_of(scores, risky, label)) for label in (False, True))
+    return Threshold(value, unit.name, clean, _share(flags, risky, False), unsafe, _share(flags, risky, True))

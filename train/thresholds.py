@@ -1,0 +1,72 @@
+"""Thresholds: labelled rows through a pair of ETA's evaluators -> thresholds that keep a budget of clean exchanges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_recipes.sample import DataError, Sample
+from safety_modules.eta.evaluators import Messages, PostEvaluator, PreEvaluator
+from safety_modules.eta.thresholds import Thresholds, check_rows
+from safety_modules.images import ImageError
+from safety_modules.taxonomy import CLEAN
+from train.data import to_messages
+from train.evaluate import base_pipeline
+
+Answer = Callable[[Sequence[Messages]], Sequence[str]]
+
+
+def fit(
+    samples: Sequence[Sample],
+    pre: PreEvaluator,
+    post: PostEvaluator,
+    budget: float,
+    answer: Answer | None = None,
+    batch_size: int = 16,
+) -> Thresholds:
+    """Score rows and choose both thresholds.
+
+    Args:
+        samples: clean and risky rows in the proportions of use; the evaluators' own thresholds do not matter.
+        budget: share of clean exchanges that each evaluator may flag, in (0, 1).
+        answer: gives the plain answers that the post-evaluator scores; None takes the rows' own, which are not what a model
+            would say where they were written to teach it to refuse.
+        batch_size: rows at a time.
+
+    Raises:
+        DataError: a picture cannot be read, or a row has no answer.
+        EtaError: too few clean rows, or a score that cannot be used.
+    """
+    risky = [sample.risk_type != CLEAN for sample in samples]
+    check_rows(risky.count(False), budget)  # before anything is computed
+    first, second = [], []
+    for start in tqdm(range(0, len(samples), batch_size), desc="thresholds", leave=False):
+        part = samples[start : start + batch_size]
+        exchanges = [to_messages(sample) for sample in part]
+        try:
+            answers = answer(exchanges) if answer else [_own(sample) for sample in part]
+            first += pre(exchanges)
+            second += post(exchanges, answers)
+        except ImageError as error:
+            raise DataError(f"{part[0].source} to {part[-1].source}: {error}") from error
+    return Thresholds.fit(risky, first, second, budget, pre.unit, post.unit)
+
+
+def plain_answers(folder: str | Path, device: str = "cpu", max_new_tokens: int = 128) -> Answer:
+    """What a model says to exchanges without head and policy, by greedy decoding.
+
+    Args:
+        folder: of a stock model with its processor, such as a base or an export.
+    """
+    pipeline = base_pipeline(folder)
+    pipeline.model.to(device)
+    return lambda exchanges: pipeline.answer(exchanges, [""] * len(exchanges), max_new_tokens)
+
+
+def _own(sample: Sample) -> str:
+    """The row's answer; an error where it has none."""
+    if not sample.answer:
+        raise DataError(f"{sample.source}: has no answer to score; give a model that answers, or write one")
+    return sample.answer
