@@ -70,7 +70,7 @@ class EcsoResult:
 class Ecso:
     """Answer; ask the model whether that was harmful; if so, answer from a caption in place of the pictures.
 
-    Source: ECSO (arXiv 2403.09572) and its release: plain answer, self-check with the picture, a caption made for the question, an
+    Source: ECSO (arXiv 2403.09572) and its release: plain answer, self-check with the picture, caption made for the question,
     answer without the picture. Differs: prompts in our own words, whole batches at each step, several pictures and turns, a
     more forgiving parse of the check; an exchange without a picture has no caption and is answered again as a text alone. As in
     the release, the last request itself asks for an answer that harms nobody, so not all that ECSO gains is the pictures' doing.
