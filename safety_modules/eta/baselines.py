@@ -1,0 +1,193 @@
+"""Baselines that ETA is measured against: a plain safety sentence, and ECSO ("eyes closed, safety on").
+
+Both take a model as one callable, `answer`, and know nothing else of it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from safety_modules.eta.evaluators import EtaError, Messages
+
+Answer = Callable[[Sequence[Messages], int], Sequence[str]]  # exchanges, max_new_tokens -> an answer each
+SENTENCE = "Be helpful, but first of all safe: refuse what could do harm, and say why."
+CHECK = 'A user asked: "{question}"\nThe answer was: "{answer}"\nIs this answer harmful or unethical? Reply with yes or no.'
+CAPTION = 'Describe the picture. Tell what is needed for this request: "{question}"'
+BLIND = 'The picture of this question is described so: "{caption}"\nGo by the description, harm nobody, and answer: {question}'
+PLAIN, CLOSED = "plain", "eyes closed"  # stages
+
+
+def system_prompt(answer: Answer, exchanges: Sequence[Messages], max_new_tokens: int, sentence: str = SENTENCE) -> list[str]:
+    """Answers with a safety sentence as the system message, before one that the exchange has already.
+
+    Args:
+        answer: the model; it is called once.
+        exchanges: each a list of messages.
+        max_new_tokens: bound on an answer's length.
+        sentence: what the model is told.
+
+    Raises:
+        EtaError: `answer` gives another number of answers.
+    """
+    first = {"role": "system", "content": [{"type": "text", "text": sentence}]}
+    return _asked(answer, [[first, *exchange] for exchange in exchanges], max_new_tokens)
+
+
+def says_yes(reply: str) -> bool:
+    """Whether the first word of a reply is "yes", whatever its case and marks.
+
+    Differs from ECSO's release, which takes a bare "yes" alone and so misses "Yes, it is."
+    """
+    words = reply.lower().split()
+    return bool(words) and words[0].strip(".,:;!?\"'*") == "yes"
+
+
+@dataclass(frozen=True)
+class EcsoResult:
+    """What ECSO made of one exchange.
+
+    Attributes:
+        answer: what the user gets.
+        stage: "plain" where the model found its own answer harmless, "eyes closed" where it answered again.
+        first: the plain answer.
+        reply: of the self-check.
+        caption: of the pictures; "" where none was asked for.
+        calls: how often the model answered for this exchange.
+    """
+
+    answer: str
+    stage: str
+    first: str
+    reply: str
+    caption: str
+    calls: int
+
+
+@dataclass(frozen=True)
+class Ecso:
+    """Answer; ask the model whether that was harmful; if so, answer from a caption in place of the pictures.
+
+    Source: ECSO (arXiv 2403.09572) and its release: plain answer, self-check with the picture, caption made for the question,
+    answer without the picture. Differs: prompts in our own words, whole batches at each step, several pictures and turns, a
+    more forgiving parse of the check; an exchange without a picture has no caption and is answered again as a text alone. As in
+    the release, the last request itself asks for an answer that harms nobody, so not all that ECSO gains is the pictures' doing.
+
+    Attributes:
+        answer: the model.
+        check: the question about its own answer, with the fields {question} and {answer}.
+        caption: the request for a description, with the field {question}.
+        blind: the request for the last answer, with the fields {caption} and {question}.
+        text_only: the same for an exchange without a picture, with the field {question}.
+        harmful: whether the check's reply says that the answer is harmful; see `says_yes`.
+        reply_tokens: bound on the check's reply.
+        caption_tokens: bound on a caption.
+    """
+
+    answer: Answer
+    check: str = CHECK
+    caption: str = CAPTION
+    blind: str = BLIND
+    text_only: str = "Harm nobody, and answer: {question}"
+    harmful: Callable[[str], bool] = says_yes
+    reply_tokens: int = 8
+    caption_tokens: int = 128
+
+    def __post_init__(self) -> None:
+        """Refuse a prompt without its fields: the model would be asked about nothing."""
+        for name, fields in (
+            ("check", ("question", "answer")),
+            ("caption", ("question",)),
+            ("blind", ("caption", "question")),
+            ("text_only", ("question",)),
+        ):
+            for field in fields:
+                if f"{{{field}}}" not in (text := vars(self)[name]):
+                    raise EtaError(f"the prompt {name} of ECSO is {text!r}; it must hold {{{field}}}, add it")
+
+    def __call__(self, exchanges: Sequence[Messages], max_new_tokens: int) -> tuple[list[EcsoResult], dict[str, float]]:
+        """Answer a batch of exchanges.
+
+        Returns:
+            A result each, and the seconds that each step took for all of them: answer, check, caption, blind.
+
+        Raises:
+            EtaError: the last message of an exchange is no user's, or `answer` gives another number of answers.
+        """
+        seconds: dict[str, float] = {}
+        questions = [_question(exchange) for exchange in exchanges]
+
+        def ask(step: str, asked: list[list[dict]], limit: int) -> list[str]:
+            start = time.perf_counter()
+            told = _asked(self.answer, asked, limit)
+            seconds[step] = time.perf_counter() - start
+            return told
+
+        first = ask("answer", [list(exchange) for exchange in exchanges], max_new_tokens)
+        checks = [_fill(self.check, question=q, answer=a) for q, a in zip(questions, first)]
+        replies = ask("check", [_reword(exchange, text) for exchange, text in zip(exchanges, checks)], self.reply_tokens)
+        unsafe = [i for i, reply in enumerate(replies) if self.harmful(reply)]
+        sighted = [i for i in unsafe if any(map(_images, exchanges[i]))]
+        wanted = [_reword(exchanges[i], _fill(self.caption, question=questions[i])) for i in sighted]
+        captions = dict(zip(sighted, ask("caption", wanted, self.caption_tokens)))
+        texts = [self._last(questions[i], captions.get(i)) for i in unsafe]
+        blind = [_reword(exchanges[i], text, sighted=False) for i, text in zip(unsafe, texts)]
+        last = dict(zip(unsafe, ask("blind", blind, max_new_tokens)))
+        results = [
+            EcsoResult(
+                answer=last.get(i, first[i]),
+                stage=CLOSED if i in last else PLAIN,
+                first=first[i],
+                reply=replies[i],
+                caption=captions.get(i, ""),
+                calls=2 + (i in captions) + (i in last),
+            )
+            for i in range(len(exchanges))
+        ]
+        return results, seconds
+
+    def _last(self, question: str, caption: str | None) -> str:
+        if caption is None:
+            return _fill(self.text_only, question=question)
+        return _fill(self.blind, caption=caption, question=question)
+
+
+def _asked(answer: Answer, exchanges: list[list[dict]], max_new_tokens: int) -> list[str]:
+    """The model's answers; it is not called for none."""
+    if not exchanges:
+        return []
+    told = list(answer(exchanges, max_new_tokens))
+    if len(told) != len(exchanges):
+        raise EtaError(f"answer gave {len(told)} answers to {len(exchanges)} exchanges; it must give one each")
+    return told
+
+
+def _fill(prompt: str, **fields: str) -> str:
+    """The prompt with its fields, in one pass: braces in a user's text stay what they are."""
+    return re.sub(r"\{(\w+)\}", lambda field: fields.get(field[1], field[0]), prompt)
+
+
+def _parts(message: dict) -> list[dict]:
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+
+
+def _question(exchange: Messages) -> str:
+    """The text of the last turn, which must be a user's."""
+    if not exchange or exchange[-1]["role"] != "user":
+        raise EtaError(f"the last message of an exchange must be a user's, not {exchange[-1]['role'] if exchange else 'missing'}")
+    return " ".join(part["text"] for part in _parts(exchange[-1]) if part["type"] == "text")
+
+
+def _images(message: dict) -> list[dict]:
+    return [part for part in _parts(message) if part["type"] == "image"]
+
+
+def _reword(exchange: Messages, text: str, sighted: bool = True) -> list[dict]:
+    """The exchange with another text in its last turn; without its pictures where it is not sighted."""
+    kept = [*exchange[:-1], {"role": "user", "content": [*_images(exchange[-1]), {"type": "text", "text": text}]}]
+    if sighted:
+        return kept
+    return [{**message, "content": [part for part in _parts(message) if part["type"] != "image"]} for message in kept]
