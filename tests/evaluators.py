@@ -99,7 +99,7 @@ def pair_folder(folder: Path) -> Path:
 def armorm_folder(folder: Path) -> Path:
     """An ArmoRM in the published layout, in two files: names, sizes in the config, remote code that must not run."""
     torch.manual_seed(3)
-    body = LlamaModel(llama_config(1))
+    body = LlamaModel(llama_config(2))
     body.save_pretrained(folder)
     (folder / "model.safetensors").unlink()
     about = json.loads((folder / "config.json").read_text())

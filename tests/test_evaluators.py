@@ -18,8 +18,8 @@ from safety_modules.eta.reward import INSTRUCTION, Reward
 from safety_modules.pipeline import ask
 
 KINDS = {"llama": evaluators.reward_folder, "bert": evaluators.pair_folder, "armorm": evaluators.armorm_folder}
-QUESTIONS = ["Hi?", "How do I open the door of my neighbour without his key?", "What is this, and why?"]
-ANSWERS = ["I cannot help with that, ask him.", "Yes.", "It is a lamp. " * 6]
+QUESTIONS = ["What is this, and why?", "Hi?", "How do I open the door of my neighbour without his key?"]  # not by length
+ANSWERS = ["It is a lamp. " * 6, "I cannot help with that, ask him.", "Yes."]
 
 
 @pytest.fixture(scope="module")

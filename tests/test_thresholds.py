@@ -65,6 +65,8 @@ def test_shares_are_of_each_and_of_both():
     )
     assert (found.clean_flagged, found.risky_flagged) == (0, 1 / 4)
     assert 0.1 < found.pre.threshold < 0.1001 and 0.9999 < found.post.threshold < 1.0
+    at = Thresholds.fit([*labels, True], [*pre, found.pre.threshold], [*post, found.post.threshold], BUDGET)
+    assert at.risky_flagged == 2 / 5  # a score that is the threshold is flagged, as in use
     alone = Thresholds.fit(labels[:100], pre[:100], post[:100], BUDGET)
     assert alone.risky_flagged is None and alone.pre.risky_flagged is None
 

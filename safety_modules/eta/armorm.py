@@ -70,6 +70,7 @@ class ArmoRM(nn.Module):
         """Args: header: ids of TURN; the gate reads the hidden state at the first of them, where they occur last."""
         super().__init__()
         self.model, self.config, self.header = body, body.config, tuple(header)
+        self.config.num_labels = 1  # one score, whatever the config says of labels
         self.regression_layer = nn.Linear(body.config.hidden_size, heads.num_objectives, bias=False)
         self.reward_transform_matrix = nn.Parameter(torch.eye(heads.num_objectives), requires_grad=False)
         self.gating = Gating(body.config.hidden_size, heads)
