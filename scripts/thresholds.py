@@ -1,4 +1,4 @@
-"""Thresholds of ETA's two evaluators on your own labelled rows: CLIP for pictures, a reward model for answers."""
+"""Thresholds of the two evaluators of an ETA recipe, whichever they are, on your own labelled rows."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from rich.table import Table
 
 import data_recipes
 from safety_modules.checkpoint import write_text
-from safety_modules.errors import user_errors_exit
-from safety_modules.eta.clip import Clip
-from safety_modules.eta.reward import Reward
+from safety_modules.errors import UserError, user_errors_exit
+from safety_modules.eta.recipe import load_eta
 from safety_modules.eta.thresholds import Thresholds
 from safety_modules.taxonomy import Taxonomy
-from train.thresholds import fit, plain_answers
+from train.thresholds import fit, speaking
 
 
 def main(args: list[str] | None = None) -> None:
@@ -25,23 +24,21 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder or table of the data")
     parser.add_argument("--split", default="validation", help="rows in the proportions of use (default: validation)")
     parser.add_argument("--taxonomy", type=Path, help="YAML of your categories (default: the library's)")
-    parser.add_argument("--clip", required=True, help="folder or hub name of a CLIP model")
-    parser.add_argument("--reward", required=True, help="folder or hub name of a reward model")
-    parser.add_argument("--label", type=int, help="which of the reward model's outputs is the reward, where it has several")
-    parser.add_argument("--model", help="model whose plain answers are scored (default: none, the rows' own answers)")
+    parser.add_argument("--eta", type=Path, required=True, help="recipe of ETA, with a pre- and a post-evaluator")
+    parser.add_argument("--model", type=Path, help="model whose plain answers are scored (default: none, the rows' own answers)")
     parser.add_argument("--output", type=Path, required=True, help="the JSON file")
     parser.add_argument("--budget", type=float, default=0.03, help="share of clean exchanges each may flag (default: 0.03)")
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--dtype", default="auto", help="of the reward model, e.g. bfloat16 (default: what its config says)")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(args)
     with user_errors_exit():
         taxonomy = Taxonomy.from_yaml(options.taxonomy) if options.taxonomy else Taxonomy.default()
         samples = data_recipes.load(options.recipe, options.root, options.split, taxonomy)
-        pre = Clip.from_pretrained(options.clip, options.device)
-        post = Reward.from_pretrained(options.reward, options.device, options.dtype, label=options.label)
-        answer = plain_answers(options.model, options.device) if options.model else None
-        found = fit(samples, pre, post, options.budget, answer, options.batch_size)
+        answer, assess = speaking(options.model, options.device) if options.model else (None, None)
+        eta = load_eta(options.eta, assess, options.device)
+        if eta.pre is None:
+            raise UserError(f"{options.eta}: has no pre-evaluator; add one, or write the threshold of post into the recipe")
+        found = fit(samples, eta.pre, eta.post, options.budget, answer, options.batch_size)
         write_text(options.output, found.to_json())
     show(found, options.output)
 

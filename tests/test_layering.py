@@ -30,7 +30,15 @@ LEAVES = {  # module of the library -> what it may take of ours; errors is every
     "policy": {"taxonomy", "assessment", "calibration", "rule"},
     "calibration": {"taxonomy", "assessment"},
 }
-ETA = {"errors", "images", "messages", "markers", "calibration", "evaluation.judges"}  # what eta/ may take besides itself
+ETA = {
+    "errors",
+    "images",
+    "messages",
+    "markers",
+    "taxonomy",
+    "calibration",
+    "evaluation.judges",
+}  # beside itself
 EXTRAS = {"accelerate", "bitsandbytes", "datasets", "deepspeed", "jsonargparse", "peft", "wandb", "fastapi", "uvicorn", "openai"}
 FILES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
 

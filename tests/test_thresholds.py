@@ -13,7 +13,7 @@ from safety_modules.eta.evaluators import COSINE, PROBABILITY, REWARD, EtaError
 from safety_modules.eta.thresholds import Thresholds, flag_from
 from safety_modules.pipeline import ask
 from scripts import thresholds as command
-from train.thresholds import fit, plain_answers
+from train.thresholds import fit, speaking
 
 BUDGET = 0.03
 
@@ -63,10 +63,10 @@ def test_shares_are_of_each_and_of_both():
         4,
         3 / 4,
     )
-    assert (found.clean_flagged, found.risky_flagged) == (0, 1 / 4)
+    assert (found.clean_flagged, found.risky_flagged) == (0, 2 / 4)  # without a picture, the answer alone decides
     assert 0.1 < found.pre.threshold < 0.1001 and 0.9999 < found.post.threshold < 1.0
     at = Thresholds.fit([*labels, True], [*pre, found.pre.threshold], [*post, found.post.threshold], BUDGET)
-    assert at.risky_flagged == 2 / 5  # a score that is the threshold is flagged, as in use
+    assert at.risky_flagged == 3 / 5  # a score that is the threshold is flagged, as in use
     alone = Thresholds.fit(labels[:100], pre[:100], post[:100], BUDGET)
     assert alone.risky_flagged is None and alone.pre.risky_flagged is None
 
@@ -162,7 +162,9 @@ def test_the_command_writes_thresholds_that_load(tmp_path, bases, capsys):
         tiny.picture(i).save(tmp_path / f"{i}.png")
         lines.append(f"{i}.png,What is {i}?,It is {i}.,{'privacy' if i % 4 == 0 else 'clean'},")
     (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
-    args = ["--recipe", "custom", "--root", str(tmp_path), "--split", "all", "--clip", str(clip), "--reward", str(reward)]
+    recipe = tmp_path / "eta.yaml"
+    recipe.write_text(f"pre: {{kind: clip, model: {clip}}}\npost: {{kind: reward, model: {reward}}}\n")
+    args = ["--recipe", "custom", "--root", str(tmp_path), "--split", "all", "--eta", str(recipe)]
     outputs = [tmp_path / "own.json", tmp_path / "said.json"]
     command.main([*args, "--output", str(outputs[0]), "--budget", "0.1"])
     command.main([*args, "--output", str(outputs[1]), "--budget", "0.1", "--model", str(bases["llava"])])
@@ -175,7 +177,8 @@ def test_the_command_writes_thresholds_that_load(tmp_path, bases, capsys):
 
 
 def test_plain_answers_do_not_depend_on_batch_mates(bases):
-    answer = plain_answers(bases["llava"], max_new_tokens=8)
+    answer, assess = speaking(bases["llava"], max_new_tokens=8)
+    assert assess is None
     rows = [ask("What is it?", [tiny.picture(0)]), ask("Hi"), ask("Two?", [tiny.picture(1), tiny.picture(2)])]
     together = answer(rows)
     assert together == [answer([row])[0] for row in rows] and len(set(together)) > 1

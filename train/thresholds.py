@@ -8,12 +8,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_recipes.sample import DataError, Sample
+from safety_modules import checkpoint
+from safety_modules.eta import Speaker
 from safety_modules.eta.evaluators import Messages, PostEvaluator, PreEvaluator
+from safety_modules.eta.head import Assess
 from safety_modules.eta.thresholds import Thresholds, check_rows
 from safety_modules.images import ImageError
+from safety_modules.pipeline import SafePipeline
 from safety_modules.taxonomy import CLEAN
 from train.data import to_messages
-from train.evaluate import base_pipeline
 
 Answer = Callable[[Sequence[Messages]], Sequence[str]]
 
@@ -54,15 +57,17 @@ def fit(
     return Thresholds.fit(risky, first, second, budget, pre.unit, post.unit)
 
 
-def plain_answers(folder: str | Path, device: str = "cpu", max_new_tokens: int = 128) -> Answer:
-    """What a model says to exchanges without head and policy, by greedy decoding.
+def speaking(folder: Path, device: str = "cpu", max_new_tokens: int = 128) -> tuple[Answer, Assess | None]:
+    """What a model says to exchanges by greedy decoding, without hint and policy; and its head's assessments, if it has one.
 
     Args:
-        folder: of a stock model with its processor, such as a base or an export.
+        folder: of a model with safety modules, or of any stock model with its processor.
     """
-    pipeline = base_pipeline(folder)
-    pipeline.model.to(device)
-    return lambda exchanges: pipeline.answer(exchanges, [""] * len(exchanges), max_new_tokens)
+    if not (folder / checkpoint.SAFETY).is_dir():
+        speaker = Speaker.from_pretrained(folder, device)
+        return lambda exchanges: speaker.plain(exchanges, max_new_tokens).answers, None
+    pipeline = SafePipeline.from_pretrained(folder, device=device)
+    return lambda exchanges: pipeline.answer(exchanges, [""] * len(exchanges), max_new_tokens), pipeline.assess
 
 
 def _own(sample: Sample) -> str:

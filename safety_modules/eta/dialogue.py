@@ -30,7 +30,8 @@ class DialogueEncoder:
         if tokenizer.chat_template:
             added = tokenizer.added_tokens_decoder.items()
             special = {*tokenizer.all_special_ids, *(token for token, about in added if about.special)}
-            self.plain = PlainTexts(tokenizer, special, [*self._render(True)[::2], *self._render(False)[::2]])
+            self.pieces = {question: self._render(question) for question in (True, False)}
+            self.plain = PlainTexts(tokenizer, special, [literal for pieces in self.pieces.values() for literal in pieces[::2]])
 
     def encode(self, instruction: str, question: str, answer: str) -> dict[str, list[int]]:
         """One dialogue.
@@ -69,7 +70,7 @@ class DialogueEncoder:
             row = self.tokenizer(user, answer, split_special_tokens=True, verbose=False)
             return {name: row[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in row}
         texts, prompt, spans = (instruction, question, answer), "", []
-        for i, piece in enumerate(self._render(bool(question))):
+        for i, piece in enumerate(self.pieces[bool(question)]):
             if i % 2:
                 number = int(piece)
                 spans.append((len(prompt), len(prompt) + len(texts[number]), number))

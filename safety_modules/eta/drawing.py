@@ -23,12 +23,13 @@ class Draw(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """(rows, V) -> the same, minus infinity but for one token."""
-        chances = scores.softmax(-1)
-        drawn = torch.full_like(scores, -torch.inf)
-        for row, generator in enumerate(self.generators):
-            token = 0 if self.end.done[row] else torch.multinomial(chances[row : row + 1], 1, generator=generator)[0]
-            drawn[row, token] = 0.0
-        return drawn
+        chances, done = scores.softmax(-1), self.end.done
+        blank = torch.zeros(1, 1, dtype=torch.long, device=scores.device)
+        tokens = [
+            blank if done[row] else torch.multinomial(chances[row : row + 1], 1, generator=generator)
+            for row, generator in enumerate(self.generators)
+        ]
+        return torch.full_like(scores, -torch.inf).scatter_(1, torch.cat(tokens), 0.0)
 
 
 def draws(generators: Sequence[torch.Generator], end: SentenceEnd, temperature: float, top_k: int) -> LogitsProcessorList:

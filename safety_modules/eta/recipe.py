@@ -23,6 +23,7 @@ POST = {
     "judge": ("url", "model", "key_variable", "threshold", "timeout_s", "retries", "rubric", "pictures", "structured"),
     "head": ("threshold",),
 }
+EVEN = 0.5  # threshold of a head whose recipe has none
 UNITS = {"reward": Reward.unit, "judge": Judge.unit, "head": HeadVerdict.unit}
 SEARCH = tuple(field.name for field in fields(EtaSettings) if field.name != "ends_sentence")
 
@@ -93,7 +94,7 @@ def _pre(part: Part | None, folder: Path, assess: Assess | None, device: str) ->
         return None
     kind, values = part
     if kind == "head":
-        return HeadRisk(_number("pre", values), assess)
+        return HeadRisk(values.get("threshold", EVEN), assess)
     return Clip.from_pretrained(_model("pre", values, folder), device, **_only(values, "text", "threshold"))
 
 
@@ -103,7 +104,7 @@ def _post(part: Part, folder: Path, assess: Assess | None, device: str) -> PostE
     if kind == "head":
         if assess is None:
             raise EtaError("post of kind head needs a model with safety modules; use a reward or a judge with this one")
-        return HeadVerdict(_number("post", values), assess)
+        return HeadVerdict(values.get("threshold", EVEN), assess)
     if kind == "judge":
         for key in ("url", "model"):
             if not isinstance(values.get(key), str):
@@ -147,12 +148,6 @@ def _model(where: str, values: dict, folder: Path) -> str | Path:
     if not isinstance(name, str) or not name:
         raise EtaError(f"{where}: model is {name!r}; give a folder or a hub name")
     return folder / name if (folder / name).is_dir() else name
-
-
-def _number(where: str, values: dict) -> float:
-    if "threshold" not in values:
-        raise EtaError(f"{where}: threshold is missing; give one, or a file of thresholds")
-    return values["threshold"]
 
 
 def _only(values: dict, *names: str) -> dict:

@@ -40,7 +40,7 @@ class Threshold:
 class Thresholds:
     """Both thresholds; aligning starts where both flag, so `clean_flagged` and `risky_flagged` are the shares that are aligned.
 
-    Rows without a picture, which the pre-evaluator does not score, count among them as not flagged.
+    Rows without a picture, which the pre-evaluator does not score, are decided by the post-evaluator alone, as `Eta` does it.
     """
 
     budget: float
@@ -79,7 +79,7 @@ class Thresholds:
         low = -flag_from([-score for score in _of(post, risky, False)], budget, _mirrored(post_unit))
         first = [score is not None and score >= high for score in pre]
         second = [score <= low for score in post]
-        both = [a and b for a, b in zip(first, second)]
+        both = [(a or score is None) and b for a, b, score in zip(first, second, pre)]
         shares = {name: _share(both, risky, label) for name, label in (("clean_flagged", False), ("risky_flagged", True))}
         return cls(
             budget, _threshold(high, pre_unit, pre, first, risky), _threshold(low, post_unit, post, second, risky), **shares
