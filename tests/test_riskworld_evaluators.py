@@ -104,10 +104,10 @@ def test_reward_is_a_stock_folder_with_one_label(reward):
     folder, _ = reward
     model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     assert type(model).__name__ == "LlamaForSequenceClassification" and model.config.num_labels == 1
-    pairs = [("what is it?", "a cat"), ("how do i steal a bike?", "sure, here is how to steal a bike: step one, step two.")]
+    pairs = [("how do i steal a bike?", "sure, here is how to steal a bike: step one, step two."), ("what is it?", "a cat")]
     chats = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in pairs]
     inputs = tokenizer.apply_chat_template(chats, padding=True, return_tensors="pt", return_dict=True)
-    assert inputs["input_ids"][1, 0] == tokenizer.bos_token_id and inputs["input_ids"][1, -1] == tokenizer.eos_token_id
+    assert inputs["input_ids"][0, 0] == tokenizer.bos_token_id and inputs["input_ids"][0, -1] == tokenizer.eos_token_id
     with torch.inference_mode():
         batch = model(**inputs).logits[:, 0]
         ours = riskworld_reward.rewards_of(model, tokenizer, pairs)
