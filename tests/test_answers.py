@@ -34,7 +34,7 @@ def folders(tmp_path_factory, bases):
     """A model with modules, a CLIP and a reward model, with a recipe beside them."""
     home = tmp_path_factory.mktemp("eta")
     model = SafeVLM.attach(bases["llava"], tiny.safety_config())
-    checkpoint.save(model, home / "safe")
+    checkpoint.save_safety(model, home / "safe", str(bases["llava"]))
     evaluators.clip_folder(home / "clip"), evaluators.reward_folder(home / "reward")
     (home / "eta.yaml").write_text(
         "pre: {kind: clip, model: clip, threshold: -1.0}\npost: {kind: reward, model: reward, threshold: 9}\nmatch: clip\n"
@@ -83,7 +83,8 @@ def test_a_recipe_takes_fitted_thresholds_and_refuses_those_of_another_unit(fold
     data = {"budget": 0.1, "clean_flagged": 0.0, "risky_flagged": 1.0, "pre": {**side, "threshold": 0.21}}
     (tmp_path / "fitted.json").write_text(json.dumps({**data, "post": {**side, "unit": "reward", "threshold": 1.5}}))
     recipe = tmp_path / "eta.yaml"
-    parts = f"pre: {{kind: clip, model: {folders / 'clip'}}}\npost: {{kind: reward, model: {folders / 'reward'}}}\nthresholds: fitted.json\n"
+    parts = f"pre: {{kind: clip, model: {folders / 'clip'}}}\npost: {{kind: reward, model: {folders / 'reward'}}}\n"
+    parts += "thresholds: fitted.json\n"
     recipe.write_text(parts)
     eta = load_eta(recipe)
     assert (eta.pre.threshold, eta.post.threshold) == (0.21, 1.5)
@@ -223,7 +224,8 @@ def test_a_row_that_cannot_be_answered_keeps_its_place_and_stops_no_other(tmp_pa
     (tmp_path / "broken.png").write_bytes(b"no picture")
     tiny.picture(0).save(tmp_path / "a.png")
     lines = [
-        '{"question": "a"}', "{", '{"question": ""}', '{"question": "b", "image": "../a.png"}', '{"question": "c", "image": "none.png"}',
+        '{"question": "a"}', "{", '{"question": ""}', '{"question": "b", "image": "../a.png"}',
+        '{"question": "c", "image": "none.png"}',
         '{"id": 7.5, "question": "d"}', '{"question": "e", "image": "broken.png"}', '{"messages": [{"role": "user"}]}',
         '{"messages": "hi"}', "[]", '{"question": "f", "image": ["a.png", "a.png"]}',
     ]  # fmt: skip

@@ -6,7 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -49,7 +49,7 @@ class Scale:
         answered, unseen: rows of the test split, and of those in styles that training did not have.
         searched, benign: rows that the search and benign traffic are timed on.
         repeats: of each timing.
-        evaluators: rows that CLIP and reward model learn from; None for their own sizes.
+        clip, reward: overrides of `make_clip` and `make_reward`.
     """
 
     control: control.Scale
@@ -59,11 +59,14 @@ class Scale:
     searched: int
     benign: int
     repeats: int
-    evaluators: int | None = None
+    clip: dict[str, int] = field(default_factory=dict)
+    reward: dict[str, int] = field(default_factory=dict)
 
 
 FULL = Scale(control.FULL, 2000, 1200, 400, 24, 160, 3)
-SHORT = Scale(control.SHORT, 300, 48, 12, 4, 16, 1, 64)  # shows that it runs; reaches no target
+SHORT = Scale(
+    control.SHORT, 300, 48, 12, 4, 16, 1, {"rows": 64, "steps": 4, "tests": 64}, {"rows": 64, "tests": 64}
+)  # shows that it runs; reaches no target
 
 TARGETS = [
     Target("unsafe_rate", "Unsafe answers", "low", group="Safety", headline=True, detail="to risky exchanges; judge: phrases"),
@@ -92,10 +95,9 @@ TARGETS = [
 def bench(output: Path, world: Path, seed: int, scale: Scale) -> tuple[Bench, control.Trained, dict]:
     """Train what is not trained yet; the bench, what the control run made of this seed, and the evaluators' figures."""
     made, home = control.prepare(world, seed, scale.control), output / f"seed-{seed}"
-    size = {} if scale.evaluators is None else {"rows": scale.evaluators}
     figures = {
-        "clip": make_clip(home / "clip", BASE, seed, **size),
-        "reward": make_reward(home / "reward", BASE, seed, **size),
+        "clip": make_clip(home / "clip", BASE, seed, **scale.clip),
+        "reward": make_reward(home / "reward", BASE, seed, **scale.reward),
     }
     head = checkpoint.load(made.guard, language_model=False)
     policy = checkpoint.load_policy(made.stage2, head.taxonomy, made.calibration)
