@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM := false
 export PYTHONPATH := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-recipes test-real lint format stage1 stage2 export control ablate benchmark benchmark-data plan base clean
+.PHONY: help setup demo test test-recipes test-real lint format stage1 stage2 export control ablate eta benchmark benchmark-data plan base clean
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,9 @@ control: .venv/.ready  ## calibration, policy, switch and new categories on the 
 
 ablate: .venv/.ready  ## one part of the method changed at a time, on the embedded world: make ablate SEEDS="0 1 2"
 	$(PY) -m scripts.ablate --output runs/ablate --seeds $(or $(SEEDS),0)
+
+eta: .venv/.ready  ## evaluate and align at inference, on the embedded world: what it removes, leaves alone and costs
+	$(PY) -m scripts.eta --output runs/eta
 
 benchmark: .venv/.ready  ## training and answering against plain LLaVA: make benchmark SHAPE=7b on a GPU
 	$(PY) -m scripts.benchmark --shape $(or $(SHAPE),tiny) --out $(or $(OUT),runs/benchmark.json)
