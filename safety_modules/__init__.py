@@ -6,6 +6,9 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 _HOMES = {
+    "Eta": "eta",
+    "EtaSettings": "eta",
+    "JsonLines": "log",
     "Policy": "policy",
     "SafePipeline": "pipeline",
     "SafeResult": "pipeline",
@@ -14,6 +17,7 @@ _HOMES = {
     "Taxonomy": "taxonomy",
     "ask": "pipeline",
     "export": "export",
+    "load_eta": "eta.recipe",
 }
 __all__ = list(_HOMES)
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ from safety_modules.assessment import Assessment
 from safety_modules.calibration import Calibration
 from safety_modules.eta import Eta, EtaResult
 from safety_modules.eta.head import HeadRisk
+from safety_modules.log import record
 from safety_modules.modeling import SafeVLM
 from safety_modules.policy import Decision, Policy
 from safety_modules.reading import HEAD
@@ -71,7 +69,7 @@ class SafePipeline:
         Args:
             policy: the default of the model's taxonomy where it is None.
             calibration: none where it is None.
-            log: is given one record for each decision; see `record`, and `JsonLines` for a file.
+            log: is given one record for each decision; see `log.record`, and `log.JsonLines` for a file.
             eta: evaluates and aligns the answers that the policy lets the model give. With `HeadRisk` as its pre-evaluator,
                 the head decides which are worth that; its evaluators read the policy's hint as a system message.
         """
@@ -79,7 +77,7 @@ class SafePipeline:
         self.policy = policy or Policy.default(model.taxonomy)
         self.calibration = calibration or Calibration()
         self.log, self.eta = log, eta
-        self._speaker: SafeSpeaker | None = None  # ETA's
+        self._speaker = SafeSpeaker(self.model)
 
     @classmethod
     def from_pretrained(
@@ -197,6 +195,50 @@ class SafePipeline:
         answers |= refusals
         return [SafeResult(answers[i], *pair, courses.get(i)) for i, pair in enumerate(judged)]
 
+    def stream(
+        self,
+        messages: Sequence[dict],
+        max_new_tokens: int = 256,
+        language: str = "",
+        done: Callable[[SafeResult], None] | None = None,
+    ) -> Iterator[str]:
+        """Answer one exchange piece by piece; what is yielded, joined, is the answer. See `Eta.stream` for what ETA holds back.
+
+        Args:
+            done: is given the result at the end; the others are as in `__call__`.
+        """
+        assessments, stored = self._look([messages])
+        ((assessment, decision),) = self._decide(assessments, language)
+        said, etas = [], []
+        for piece in self._pieces(messages, assessment, decision, max_new_tokens, language, stored[0], etas.append):
+            said.append(piece)
+            yield piece
+        if done is not None:
+            done(SafeResult("".join(said), assessment, decision, *etas))
+
+    def _pieces(
+        self,
+        messages: Sequence[dict],
+        assessment: Assessment,
+        decision: Decision,
+        max_new_tokens: int,
+        language: str,
+        stored: dict[str, Tensor],
+        done: Callable[[EtaResult], None],
+    ) -> Iterator[str]:
+        """The answer to a decided exchange; an answer by the base alone comes whole."""
+        ask = Ask(messages, decision.hint, stored)
+        if decision.action == "refuse":
+            yield self.policy.refuse(decision, language)
+        elif decision.action == "base":
+            yield from self.answer([messages], [""], max_new_tokens, base=True)
+        elif self.eta is None:
+            yield from self._speaker.stream(ask, max_new_tokens)
+        else:
+            risk, refusal = self._known([assessment]), self._refusal(decision, language)
+            told = _told(messages, decision)
+            yield from self.eta.stream(self._speaker, told, ask, risk and risk[0], max_new_tokens, refusal, done)
+
     def _align(
         self,
         exchanges: Sequence[Sequence[dict]],
@@ -207,22 +249,22 @@ class SafePipeline:
         stored: Sequence[dict[str, Tensor]] | None,
     ) -> list[EtaResult]:
         """What ETA makes of these exchanges; its evaluators are told the hint, its speaker is given it."""
-        hints = [judged[i][1].hint for i in ask]
-        told = [[{"role": "system", "content": hint}, *exchanges[i]] if hint else exchanges[i] for i, hint in zip(ask, hints)]
-
-        def refuse(place: int) -> str:
-            decision = judged[ask[place]][1]
-            return self.eta.settings.refusal if decision.risk_type == CLEAN else self.policy.refuse(decision, language)
-
-        self._speaker = self._speaker or SafeSpeaker(self.model)
         return self.eta(
             self._speaker,
-            told,
-            [Ask(exchanges[i], hint, stored[i] if stored else None) for i, hint in zip(ask, hints)],
-            [judged[i][0].risk for i in ask] if isinstance(self.eta.pre, HeadRisk) else None,
+            [_told(exchanges[i], judged[i][1]) for i in ask],
+            [Ask(exchanges[i], judged[i][1].hint, stored[i] if stored else None) for i in ask],
+            self._known([judged[i][0] for i in ask]),
             max_new_tokens,
-            refuse,
+            lambda place: self._refusal(judged[ask[place]][1], language),
         )
+
+    def _known(self, assessments: Sequence[Assessment]) -> list[float] | None:
+        """Scores of ETA's pre-evaluator, where the head is it."""
+        return [assessment.risk for assessment in assessments] if isinstance(self.eta.pre, HeadRisk) else None
+
+    def _refusal(self, decision: Decision, language: str) -> str:
+        """What ETA refuses with: the policy's text where it names a risk."""
+        return self.eta.settings.refusal if decision.risk_type == CLEAN else self.policy.refuse(decision, language)
 
     def _rows(
         self,
@@ -242,28 +284,6 @@ class SafePipeline:
         return {name: value.to(self.model.device) for name, value in batch.items()}
 
 
-@dataclass(frozen=True)
-class JsonLines:
-    """A log file: one JSON object on each line, appended whole, so that several processes can share it."""
-
-    path: Path
-
-    def __call__(self, entry: dict) -> None:
-        """Append an entry, with the time in seconds since 1970."""
-        line = json.dumps({"time": round(time.time(), 3), **entry}, ensure_ascii=False) + "\n"
-        handle = os.open(self.path, os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o600)
-        try:
-            os.write(handle, line.encode())
-        finally:
-            os.close(handle)
-
-
-def record(assessment: Assessment, decision: Decision, policy: Policy) -> dict:
-    """One decision for a log: probabilities, what fired and by which rule, and the policy's version. No text of a user."""
-    rule = {"policy_version": policy.version, "policy_digest": policy.digest}
-    return {**decision.to_dict(), **rule, "types": assessment.types, "levels": list(assessment.levels)}
-
-
 def ask(question: str, images: Sequence[object] = ()) -> list[dict]:
     """Messages of one user turn: pictures (paths or PIL images), then the question."""
     content = [{"type": "image", "image": image} for image in images]
@@ -272,3 +292,8 @@ def ask(question: str, images: Sequence[object] = ()) -> list[dict]:
 
 def _pick(batch: dict[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
     return {name: batch[name] for name in names if name in batch}
+
+
+def _told(messages: Sequence[dict], decision: Decision) -> Sequence[dict]:
+    """What ETA's evaluators read: the policy's hint goes first, as a system message."""
+    return [{"role": "system", "content": decision.hint}, *messages] if decision.hint else messages

@@ -10,7 +10,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from safety_modules.errors import UserError, user_errors_exit
-from safety_modules.pipeline import JsonLines, ask
+from safety_modules.log import JsonLines
+from safety_modules.pipeline import ask
 from train import answers
 
 

@@ -275,3 +275,19 @@ def test_one_question_with_eta(folders, capsys):
     generate.main(args)
     found = json.loads(capsys.readouterr().out)
     assert found["eta"]["stage"] == "refused" and found["eta"]["drawn"] > 0 and "types" in found
+
+
+@pytest.mark.parametrize(
+    "rule", [{"threshold": 1.0}, {"threshold": 0.0}, {"threshold": 0.0, "actions": "refuse"}, {"enabled": False}]
+)
+def test_a_pipelines_stream_says_what_its_call_would(folders, rule):
+    pipeline = SafePipeline.from_pretrained(folders / "safe")
+    taxonomy, asked = pipeline.model.taxonomy, ask("what is it?", [tiny.picture(0)])
+    if "actions" in rule:
+        rule = {**rule, "actions": {name: "refuse" for name in taxonomy.level_names[1:]}}
+    pipeline.policy = Policy.from_dict({"default": {"threshold": 0.0, **rule}}, taxonomy)
+    for eta in (None, Eta(Post(), settings=EtaSettings("I cannot", 2, max_new_tokens=99, sentence_tokens=4))):
+        pipeline.eta, told = eta, []
+        (whole,) = pipeline([asked], 12)
+        assert "".join(pipeline.stream(asked, 12, done=told.append)) == whole.answer == told[0].answer
+        assert told[0].action == whole.action and (told[0].eta and told[0].eta.stage) == (whole.eta and whole.eta.stage)

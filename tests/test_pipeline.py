@@ -4,7 +4,7 @@ import tiny
 from test_modeling import EXCHANGES
 
 from safety_modules import SafePipeline, ask
-from safety_modules.pipeline import JsonLines
+from safety_modules.log import JsonLines
 from safety_modules.policy import Policy
 from train.evaluate import base_pipeline
 
