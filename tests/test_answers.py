@@ -37,8 +37,8 @@ def folders(tmp_path_factory, bases):
     checkpoint.save_safety(model, home / "safe", str(bases["llava"]))
     evaluators.clip_folder(home / "clip"), evaluators.reward_folder(home / "reward")
     (home / "eta.yaml").write_text(
-        "pre: {kind: clip, model: clip, threshold: -1.0}\npost: {kind: reward, model: reward, threshold: 9}\nmatch: clip\n"
-        + SEARCH
+        "pre: {kind: clip, model: clip, threshold: -1.0}\nmatch: clip\n"
+        "post: {kind: reward, model: reward, dtype: bfloat16, threshold: 9}\n" + SEARCH
     )
     return home
 
@@ -60,6 +60,7 @@ def read(path):
 def test_a_recipe_is_what_it_says(folders):
     eta = load_eta(folders / "eta.yaml")
     assert isinstance(eta.pre, Clip) and isinstance(eta.post, Reward) and eta.match is eta.pre
+    assert (str(eta.pre.model.dtype), str(eta.post.model.dtype)) == ("torch.float32", "torch.bfloat16")
     assert (eta.pre.threshold, eta.post.threshold) == (-1.0, 9) and eta.settings == EtaSettings(
         "I cannot", 2, max_new_tokens=12, sentence_tokens=4, batch_size=2
     )

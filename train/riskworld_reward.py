@@ -188,7 +188,8 @@ def build_model(base: Path, seed: int, tokenizer: PreTrainedTokenizerFast) -> Ll
     """The base's first language layers under a new head with one label."""
     torch.manual_seed(seed)
     theirs = LlavaForConditionalGeneration.from_pretrained(base).model.language_model
-    settings = {**theirs.config.to_dict(), "num_hidden_layers": min(LAYERS, theirs.config.num_hidden_layers), "num_labels": 1}
+    layers = min(LAYERS, theirs.config.num_hidden_layers)
+    settings = {**theirs.config.to_dict(), "num_hidden_layers": layers, "id2label": {0: "reward"}, "label2id": {"reward": 0}}
     model = LlamaForSequenceClassification(LlamaConfig(**settings))
     model.config.pad_token_id = tokenizer.pad_token_id
     state = {name: tensor for name, tensor in theirs.state_dict().items() if name in model.model.state_dict()}

@@ -17,9 +17,9 @@ from safety_modules.eta.settings import EtaSettings
 from safety_modules.eta.thresholds import Thresholds
 from safety_modules.taxonomy import nearest
 
-PRE = {"clip": ("model", "threshold", "text"), "head": ("threshold",)}
+PRE = {"clip": ("model", "dtype", "threshold", "text"), "head": ("threshold",)}
 POST = {
-    "reward": ("model", "threshold", "instruction", "with_question", "label", "told"),
+    "reward": ("model", "dtype", "threshold", "instruction", "with_question", "label", "told"),
     "judge": ("url", "model", "key_variable", "threshold", "timeout_s", "retries", "rubric", "pictures", "structured"),
     "head": ("threshold",),
 }
@@ -95,7 +95,7 @@ def _pre(part: Part | None, folder: Path, assess: Assess | None, device: str) ->
     kind, values = part
     if kind == "head":
         return HeadRisk(values.get("threshold", EVEN), assess)
-    return Clip.from_pretrained(_model("pre", values, folder), device, **_only(values, "text", "threshold"))
+    return Clip.from_pretrained(_model("pre", values, folder), device, **_only(values, "dtype", "text", "threshold"))
 
 
 def _post(part: Part, folder: Path, assess: Assess | None, device: str) -> PostEvaluator:
@@ -111,7 +111,7 @@ def _post(part: Part, folder: Path, assess: Assess | None, device: str) -> PostE
                 raise EtaError(f"post of kind judge: {key} is {values.get(key)!r}; give a text")
         options = _only(values, *POST["judge"][2:])
         return Judge(values["url"], values["model"], **{"key_variable": None, **options})
-    options = _only(values, "threshold", "with_question", "label")
+    options = _only(values, "dtype", "threshold", "with_question", "label")
     instruction = values.get("instruction", INSTRUCTION)
     options["instruction"] = Told(instruction) if values.get("told") else instruction
     return Reward.from_pretrained(_model("post", values, folder), device, **options)
