@@ -45,8 +45,9 @@ def search_speed(
         repeats: of each way, in turn; the median counts.
 
     Returns:
-        best_of_n_speedup, one exchange at a time; batched_speedup, `settings.batch_size` exchanges at a time; the seconds
-        behind them, for one exchange; same_tokens, the share of exchanges in which all ways gave the same tokens.
+        best_of_n_speedup, as `Eta` searches: `settings.batch_size` exchanges at a time; one_exchange_speedup, with one
+        exchange at a time, which cannot be much more than length_bound: tokens drawn, over steps of the longest candidates;
+        the seconds behind them, for one exchange; same_tokens, the share of exchanges in which all ways gave the same tokens.
     """
 
     def rewards(first: int) -> Callable[[Sequence[int], Sequence[str]], Sequence[float]]:
@@ -66,20 +67,30 @@ def search_speed(
         searches = [OneByOne(speaker, eta.settings, one_reward(i), cosines(i, True)) for i in range(len(exchanges))]
         return [search([ask], [0])[0].said for search, ask in zip(searches, exchanges)]
 
+    counts: list[tuple[int, int]] = []  # of each sentence searched one exchange at a time: tokens, steps
+
+    class Counted(Search):
+        def drawn(self, *args: object) -> tuple[list[list[int]], Cache]:
+            rows, cache = super().drawn(*args)
+            counts.append((sum(map(len, rows)), max(map(len, rows))))
+            return rows, cache
+
     def together(size: int) -> list[list[int]]:
-        said = []
+        said, kind = [], Counted if size == 1 else Search
         for i in range(0, len(exchanges), size):
             part = exchanges[i : i + size]
-            paths = Search(speaker, eta.settings, rewards(i), cosines(i, False))(part, list(range(len(part))))
+            paths = kind(speaker, eta.settings, rewards(i), cosines(i, False))(part, list(range(len(part))))
             said += [path.said for path in paths]
         return said
 
-    ways = {"one_by_one": one_by_one, "search": lambda: together(1), "batched": lambda: together(eta.settings.batch_size)}
+    ways = {"one_by_one": one_by_one, "one_exchange": lambda: together(1), "search": lambda: together(eta.settings.batch_size)}
     seconds, said = in_turn(ways, repeats)
+    tokens, steps = map(sum, zip(*counts))
     same = [a == b == c for a, b, c in zip(*said.values())]
     return {
         "best_of_n_speedup": seconds["one_by_one"] / seconds["search"],
-        "batched_speedup": seconds["one_by_one"] / seconds["batched"],
+        "one_exchange_speedup": seconds["one_by_one"] / seconds["one_exchange"],
+        "length_bound": tokens / steps,
         **{f"seconds_{name}": value / len(exchanges) for name, value in seconds.items()},
         "same_tokens": sum(same) / len(same),
         "exchanges": len(exchanges),
