@@ -223,7 +223,7 @@ def test_a_text_without_any_full_stop_is_cut_into_sentences_of_the_bound(speaker
 
 def test_a_cut_cache_holds_the_rows_that_were_asked_for(speaker):
     plain = speaker.plain(exchanges(), 2)
-    assert can_cut(plain.cache)
+    assert can_cut(plain.cache, speaker.model)
     longest = max(map(len, plain.ids))
     part = cut(plain.cache, [(1, longest - len(plain.ids[1]), longest), (0, longest - 3, longest)], copies=2)
     keys, old = part.layers[-1].keys, plain.cache.layers[-1].keys
