@@ -11,8 +11,7 @@ import tiny
 import torch
 
 from safety_modules import SafeVLM
-from safety_modules.errors import UserError
-from safety_modules.eta import COSINE, PROBABILITY, REWARD, Eta, EtaError, EtaSettings, Speaker
+from safety_modules.eta import COSINE, REWARD, Eta, EtaError, EtaSettings, Speaker
 from safety_modules.eta.failsafe import Failsafe
 from safety_modules.eta.head import HeadRisk
 from safety_modules.eta.recipe import load_eta
@@ -20,7 +19,6 @@ from safety_modules.eta.search import Search
 from safety_modules.messages import ProcessingError
 from safety_modules.pipeline import SafePipeline, ask
 from safety_modules.speaker import Ask, SafeSpeaker
-from train import answers
 
 REFUSAL = "No."
 
@@ -137,6 +135,16 @@ def test_a_setting_of_the_wrong_kind_is_refused(changes, message):
 
 def test_a_refusal_of_which_nothing_was_said_stands_alone(speaker):
     assert list(Eta(Post(lambda text: -1.0), settings=settings()).stream(speaker, exchanges()[0])) == [REFUSAL]
+
+
+def test_a_refusal_is_parted_from_what_was_said_before(speaker):
+    options = settings(prefix="", candidates=1, top_k=1, sentence_tokens=2)
+    speaker.shares, hook = True, scripted(speaker, ["a", "</s>", "i", "t", "s", "o"])
+    try:
+        pieces = list(Eta(Post(lambda text: 1.0 if text == "it" else -1.0), settings=options).stream(speaker, exchanges()[0]))
+    finally:
+        hook.remove()
+    assert pieces == ["it", f" {REFUSAL}"]
 
 
 def scripted(speaker, names):
@@ -257,44 +265,7 @@ def test_fitted_thresholds_stand_in_place_of_the_recipes_own(tmp_path):
         load_eta(tmp_path / "eta.yaml")
 
 
-def test_rows_of_any_kind_of_damage_stop_no_other(tmp_path, speaker):
-    system = Eta(Post(lambda text: 1.0), settings=settings())
-    lines = [
-        '\ufeff{"id": 2, "question": "a"}', "{", '{"id": 3, "messages": [{"role": "user", "content": 5}]}',
-        '{"id": 4, "messages": [{"role": "user", "content": {"type": "text", "text": "a"}}]}', "[" * 99999,
-        '{"id": "\\ud800", "question": "a"}', '{"id": "4", "question": "a"}', '{"id": 8, "question": "\\ud800"}',
-    ]  # fmt: skip
-    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
-
-    def answer(asked):
-        return [{"answer": result.answer} for result in system(speaker, asked)]
-
-    rows, output = answers.read(tmp_path / "rows.jsonl"), tmp_path / "out.jsonl"
-    found = list(answers.run(rows, output, {}, answer, 3))
-    assert [row["id"] for row in found] == [2, "line 2", 3, 4, "line 5", "\ud800", "4", 8]
-    assert [row["id"] for row in found if "error" in row] == ["line 2", 3, 4, "line 5", 8]
-    assert [json.loads(line) for line in output.read_bytes().splitlines()] == found
-    assert list(answers.run(rows, output, {}, answer, 3)) == []
-
-
-def test_a_damaged_line_of_an_output_is_named(tmp_path):
-    (tmp_path / "out.jsonl").write_text('{"id": 1}\nmine\n')
-    (tmp_path / "out.jsonl.run.json").write_text("{}")
-    with pytest.raises(UserError, match="line 2 is no answer"):
-        list(answers.run([], tmp_path / "out.jsonl", {}, lambda rows: [], 4))
-
-
-def test_an_empty_file_has_no_answers_and_one_of_other_letters_is_refused(tmp_path):
-    (tmp_path / "rows.jsonl").write_text("\n")
-    assert list(answers.run(answers.read(tmp_path / "rows.jsonl"), tmp_path / "out.jsonl", {}, lambda rows: [], 4)) == []
-    assert (tmp_path / "out.jsonl").read_text() == ""
-    (tmp_path / "rows.jsonl").write_bytes('{"question": "é"}'.encode("latin-1"))
-    with pytest.raises(UserError, match="give a JSON lines file in UTF-8"):
-        answers.read(tmp_path / "rows.jsonl")
-
-
 def test_exchanges_may_be_tuples_and_hold_a_system_message(speaker):
     system = Eta(Post(lambda text: 1.0), settings=settings())
     rows = [({"role": "system", "content": "be kind"}, *row) for row in exchanges()]
     assert [r.answer for r in system(speaker, tuple(rows))] == [r.answer for r in system(speaker, [list(row) for row in rows])]
-    assert PROBABILITY.high == 1.0
