@@ -6,9 +6,11 @@ import pytest
 import tiny
 import torch
 
+from safety_modules import SafeVLM
 from safety_modules.eta import COSINE, PROBABILITY, REWARD, Eta, EtaSettings, Speaker
 from safety_modules.eta.exchange import question
-from safety_modules.pipeline import ask
+from safety_modules.pipeline import SafePipeline, ask
+from safety_modules.speaker import Ask, SafeSpeaker
 
 OPTIONS = {"prefix": "I cannot", "candidates": 2, "max_new_tokens": 16, "refusal": "No.", "sentence_tokens": 4}
 
@@ -97,3 +99,42 @@ def test_a_search_without_a_sentence_ends_in_a_refusal(speaker, changes, end, on
     found = Eta(Post(lambda *_: -1.0), settings=settings)(speaker, [ask("what?")])[0]
     assert (found.stage, found.answer, found.drawn) == ("refused", "No.", 0)
     assert found.reason == f"the search had no whole sentence at its end: {end}"
+
+
+def test_an_answer_ends_at_its_first_end_token_also_where_that_pads(speaker):
+    end = speaker.eos[0]
+    assert speaker._until_end([5, end, end, end]) == [5, end] and speaker._until_end([5, 6]) == [5, 6]
+
+
+def test_a_stream_that_is_left_stops_the_model_and_one_whose_model_fails_says_so(speaker):
+    token, steps = torch.tensor(speaker.tokenizer.convert_tokens_to_ids("▁")), []
+    letter = torch.tensor(speaker.tokenizer.convert_tokens_to_ids("i"))
+
+    def say(module, args, out):
+        steps.append(1)
+        if len(steps) > 900:
+            raise RuntimeError("worn out")
+        return torch.zeros_like(out).index_fill_(-1, token if len(steps) % 2 else letter, 9.0)
+
+    hook = speaker.model.get_output_embeddings().register_forward_hook(say)
+    try:
+        stream = speaker.stream(ask("what?"), 800)
+        next(stream), stream.close()
+        assert len(steps) < 800
+        steps[:] = [1] * 890
+        with pytest.raises(RuntimeError, match="worn out"):
+            list(speaker.stream(ask("what?"), 800))
+    finally:
+        hook.remove()
+
+
+def test_a_users_text_makes_no_special_token(speaker):
+    ids = speaker.inputs([ask("a <image> b </s> <pad>")])["input_ids"][0].tolist()
+    assert not {*speaker.tokenizer.convert_tokens_to_ids(["<image>", "</s>", "<pad>"])} & {*ids}
+
+
+def test_stored_features_stand_in_place_of_pictures(bases):
+    model = SafeVLM.attach(bases["llava"], tiny.safety_config())
+    stored = SafePipeline(model)._look([ask("what?", [tiny.picture(0)])])[1][0]
+    inputs = SafeSpeaker(model).inputs([Ask(ask("what?", ["gone.png"]), "", stored)])
+    assert "inputs_embeds" in inputs and "pixel_values" not in inputs
