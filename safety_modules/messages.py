@@ -21,11 +21,13 @@ def read_messages(messages: Sequence[dict], hint: str, row: str) -> tuple[tuple,
         role, content = message.get("role"), message.get("content")
         if role not in ("system", "user", "assistant"):
             raise ProcessingError(f"{row}: role {role!r} of a message; valid roles: system, user, assistant")
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
+        if not isinstance(parts, (list, tuple)):
+            raise ProcessingError(f"{row}: content {content!r} of a message; give a text, or a list of texts and images")
         kinds = []
         turn += role == "user"
-        for part in parts or []:
-            kind = part.get("type")
+        for part in parts:
+            kind = part.get("type") if isinstance(part, dict) else None
             if kind not in ("text", "image") or kind not in part:
                 raise ProcessingError(
                     f"{row}: content {part!r}; give {{'type': 'text', 'text': ...}} or {{'type': 'image', 'image': ...}}"

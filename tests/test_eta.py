@@ -217,8 +217,7 @@ def test_a_stream_never_says_an_unsafe_sentence(speaker):
     system = eta(post, sentence_tokens=2, max_new_tokens=30)
     for piece in system.stream(speaker, exchanges(1)[0], done=told.append):
         said.append(piece)
-    assert said[-1] == f" {REFUSAL}" and len("".join(said[:-1])) < 14 and told[0].stage == "refused"
-    assert list(eta(lambda *_: -1.0).stream(speaker, exchanges(1)[0])) == [REFUSAL] or told
+    assert said[-1].strip() == REFUSAL and len("".join(said[:-1])) < 14 and told[0].stage == "refused"
 
 
 def test_a_stream_that_nobody_reads_on_stops_the_model(speaker):

@@ -26,12 +26,24 @@ def exchanges(count=3):
     ]
 
 
-def test_one_candidate_after_another_gives_the_tokens_of_the_search(bases):
-    settings = EtaSettings("I cannot", 3, max_new_tokens=14, sentence_tokens=4, batch_size=2)
+@pytest.mark.parametrize("share", [True, False])
+def test_one_candidate_after_another_gives_the_tokens_of_the_search(bases, share):
+    settings = EtaSettings("I cannot", 3, max_new_tokens=14, sentence_tokens=4, batch_size=2, share_cache=share)
     speaker = Speaker.from_pretrained(bases["llava"])
     found = eta_speed.search_speed(speaker, Eta(Length(), settings=settings), exchanges(), exchanges(), repeats=1)
     assert found["same_tokens"] == 1.0 and found["exchanges"] == 3
     assert found["best_of_n_speedup"] == pytest.approx(found["seconds_one_by_one"] / found["seconds_search"])
+
+
+def test_one_candidate_after_another_ends_where_a_score_is_missing(bases):
+    search = eta_speed.OneByOne(
+        Speaker.from_pretrained(bases["llava"]),
+        EtaSettings(max_new_tokens=14),
+        lambda numbers, texts: [float("nan")] * len(texts),
+        None,
+    )
+    (path,) = search(exchanges(1), [0])
+    assert path.end == "failed" and path.sentences == []
 
 
 def test_what_benign_traffic_pays_is_split_by_phase(monkeypatch):

@@ -221,9 +221,43 @@ def test_a_text_without_any_full_stop_is_cut_into_sentences_of_the_bound(speaker
     assert path.end == "length" and [sentence.text for sentence in path.sentences] == ["11111", "11111", "11111", "11"]
 
 
+def test_a_budget_of_seconds_also_ends_a_sentence(speaker):
+    hook = always(speaker, speaker.tokenizer.convert_tokens_to_ids("1"))
+    options = settings(top_k=1, candidates=1, seconds=0.3, sentence_tokens=1500, max_new_tokens=1500)
+    try:
+        path = Search(speaker, options, reward, match)(exchanges()[:1], [0])[0]
+    finally:
+        hook.remove()
+    assert path.end == "time" and 0 < path.drawn < 1000 and len(path.sentences) == 1
+
+
+def test_a_model_that_does_not_continue_a_cut_cache_computes_prompts_anew(speaker, monkeypatch, caplog):
+    def damaged(cache, stretches, copies=1):
+        fresh = cut(cache, stretches, copies)
+        for layer in fresh.layers:
+            layer.keys.neg_()
+        return fresh
+
+    anew = Search(speaker, settings(share_cache=False), reward, match)(exchanges(), [0, 1, 2])
+    monkeypatch.setattr("safety_modules.eta.search.cut", damaged)
+    monkeypatch.setattr(speaker, "shares", None)
+    for _ in range(2):
+        found = Search(speaker, settings(), reward, match)(exchanges(), [0, 1, 2])
+        assert speaker.shares is False and [path.said for path in found] == [path.said for path in anew]
+    assert caplog.text.count("does not continue a cut cache") == 1
+
+
+def test_a_sentence_tells_its_scores(speaker):
+    path = Search(speaker, settings(alpha=0.5), reward, match)(exchanges(), [1])[0]
+    first, *more = path.sentences
+    assert first.match is None and more and first.candidates == 3
+    counted = [sentence for sentence in more if sentence.match is not None]
+    assert counted and all(sentence.match == match([1], [sentence.text])[0] for sentence in counted)
+
+
 def test_a_cut_cache_holds_the_rows_that_were_asked_for(speaker):
     plain = speaker.plain(exchanges(), 2)
-    assert can_cut(plain.cache)
+    assert can_cut(plain.cache, speaker.model)
     longest = max(map(len, plain.ids))
     part = cut(plain.cache, [(1, longest - len(plain.ids[1]), longest), (0, longest - 3, longest)], copies=2)
     keys, old = part.layers[-1].keys, plain.cache.layers[-1].keys

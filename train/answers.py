@@ -24,7 +24,7 @@ Answer = Callable[[Sequence[list[dict]]], list[dict]]
 
 @dataclass(frozen=True)
 class Asked:
-    """One row: its own id or its line's number, and what is asked, or why it cannot be."""
+    """One row: its own id or its line's number, "line 7" where none can be read, and what is asked, or why it cannot be."""
 
     id: str | int
     messages: list[dict]
@@ -40,7 +40,7 @@ def read(path: Path) -> list[Asked]:
         DataError: the file cannot be read, or two rows have the same id.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")  # not splitlines, which cuts at marks that JSON may hold
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # not splitlines, which cuts at marks that JSON may hold
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: {error}; give a JSON lines file in UTF-8") from error
     rows = [_row(line, number, Path(path).parent) for number, line in enumerate(lines, start=1) if line.strip()]
@@ -69,7 +69,7 @@ def run(rows: Sequence[Asked], output: Path, about: dict, answer: Answer, batch_
     _stamp(output, about)
     done = _finished(output)
     left = [row for row in rows if row.id not in done]
-    with open(output, "a", encoding="utf-8") as file:
+    with open(output, "a", encoding="utf-8", errors="backslashreplace") as file:
         for start in range(0, len(left), batch_size):
             for row, found in _answered(left[start : start + batch_size], answer):
                 file.write(json.dumps(entry := {"id": row.id, **found}, ensure_ascii=False) + "\n")
@@ -93,15 +93,15 @@ def _answered(rows: Sequence[Asked], answer: Answer) -> list[tuple[Asked, dict]]
 
 def _row(line: str, number: int, root: Path) -> Asked:
     """One line."""
-    name: str | int = number
+    name: str | int = f"line {number}"  # no number, which may be another row's id
     try:
         data = json.loads(line)
         if not isinstance(data, dict):
             raise DataError(f"is {type(data).__name__}, not an object")
-        name = data.get("id", number)
-        if not isinstance(name, (str, int)) or isinstance(name, bool):
-            name, wrong = number, data["id"]
-            raise DataError(f"id {wrong!r} is no text or whole number")
+        own = data.get("id", number)
+        if not isinstance(own, (str, int)) or isinstance(own, bool):
+            raise DataError(f"id {own!r} is no text or whole number")
+        name = own
         if "messages" in data:
             return Asked(name, _rooted(data["messages"], root))
         question, images = data.get("question"), data.get("image") or []
@@ -109,7 +109,7 @@ def _row(line: str, number: int, root: Path) -> Asked:
             raise DataError(f"question is {question!r}; give a text, or messages")
         images = [images] if isinstance(images, str) else images
         return Asked(name, ask(question, [_files.picture(root, image) for image in images]))
-    except (ValueError, TypeError, AttributeError, UserError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         return Asked(name, [], f"line {number}: {error}")
 
 
@@ -154,7 +154,15 @@ def _finished(output: Path) -> set[str | int]:
     if len(whole) < len(data):
         with open(output, "r+b") as file:
             file.truncate(len(whole))
-    return {json.loads(line)["id"] for line in whole.split(b"\n") if line}
+    done = set()
+    for number, line in enumerate(whole.split(b"\n"), start=1):
+        try:
+            done |= {json.loads(line)["id"]} if line else set()
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"{output}: line {number} is no answer ({error}); mend or remove that line, or name another"
+            ) from error
+    return done
 
 
 def answerer(

@@ -25,13 +25,15 @@ class OneByOne(Search):
         (path,) = paths
         drawn = []
         for generator in path.generators:
-            inputs = self._inputs(asks, paths, cut(cache, [path.stretch]), 1)
+            past = cut(cache, [path.stretch]) if cache is not None else None
+            inputs = self._inputs(asks, paths, past, 1)
             (ids,), grown = self.drawn(inputs, [generator], [self._limit(path)], started)
             drawn.append((ids, grown))
         path.drawn += sum(len(ids) for ids, _ in drawn)
         for _, best, sentence in self._best(paths, [ids for ids, _ in drawn]):
             self.accept(path, drawn[best][0], sentence, 0, 0)
-        return drawn[best][1]
+            cache = drawn[best][1] if cache is not None else None
+        return cache
 
 
 def search_speed(

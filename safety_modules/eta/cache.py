@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -13,9 +13,13 @@ from transformers.cache_utils import DynamicLayer
 Stretch = tuple[int, int, int]  # row of a cache, first and last column (exclusive)
 
 
-def can_cut(cache: object) -> bool:
-    """Whether every layer holds all its keys, so that some can be left out: no sliding window, no running state."""
-    return isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)
+def can_cut(cache: object, model: nn.Module) -> bool:
+    """Whether every layer holds all its keys, so that some can be left out: no sliding window, no running state.
+
+    Nor may the model keep positions of its last batch beside the cache, as Qwen2-VL and its kin do.
+    """
+    whole = isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)
+    return whole and not any(hasattr(module, "rope_deltas") for module in model.modules())
 
 
 def cut(cache: Cache, stretches: Sequence[Stretch], copies: int = 1) -> DynamicCache:

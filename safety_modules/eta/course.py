@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from threading import Thread
 from typing import Protocol
 
 from safety_modules.eta.evaluators import COSINE, Matcher, Messages, PostEvaluator, PreEvaluator
@@ -15,6 +16,7 @@ from safety_modules.eta.search import Path, Search, Sentence
 from safety_modules.eta.settings import EtaSettings
 from safety_modules.eta.speaker import Plain, Speaker
 
+CUT = "\ufffd"  # what a letter is read as while its last bytes are missing
 STAGES = ("plain", "evaluated", "aligned", "refused")
 
 
@@ -30,7 +32,8 @@ class EtaResult:
         post: score of the plain answer; None where it was not evaluated.
         final: score of the aligned answer.
         sentences: accepted by the search.
-        end: why the search ended: "end" of text, "length", "budget" or "time"; "" without a search.
+        end: why the search ended: "end" of text, "length", "budget", "time", "failed" where a score was missing, or, in a
+            stream, at a sentence that was "unsafe"; "" without a search.
         reason: why it was refused, or "".
         tokens: of the plain answer.
         drawn: tokens drawn in the search, all candidates together.
@@ -60,6 +63,7 @@ class Evaluators(Protocol):
     post: PostEvaluator
     pre: PreEvaluator | None
     match: Matcher | None
+    late: list[Thread]
 
 
 class Course:
@@ -98,14 +102,15 @@ class Course:
         if not self.reasons and not self._suspect(0):
             yield from self._fluently()
             return
+        said = ""
         if not self.reasons:
             plain = self._speak([0])
             self._judge_answers([0])
             if self._unsafe(0):
-                yield from self._sentences(plain)
+                said = yield from self._sentences(plain)
         result = self.result(0, refusal)
         if result.stage == "refused":
-            yield f" {refusal}" if result.sentences else refusal
+            yield f" {refusal}" if said else refusal
         elif not self.paths:
             yield result.answer
 
@@ -133,14 +138,14 @@ class Course:
 
     def _judge_exchanges(self, known: Sequence[float | None] | None) -> None:
         pre = self.eta.pre
-        if known is not None:
-            self.pre = list(known)
-        elif pre is not None:
+        if pre is not None:
+
+            def judge(rows: list[int]) -> Sequence[float | None]:
+                return pre([self.exchanges[i] for i in rows]) if known is None else [known[i] for i in rows]
+
             with self._clock("pre", range(len(self.exchanges))):
-                failsafe = Failsafe(self.settings.timeout_s, may_pass=True)
-                scores = failsafe(
-                    "the pre-evaluator", pre.unit, len(self.exchanges), lambda rows: pre([self.exchanges[i] for i in rows])
-                )
+                failsafe = Failsafe(self.settings.timeout_s if known is None else None, True, self.eta.late)
+                scores = failsafe("the pre-evaluator", pre.unit, len(self.exchanges), judge)
             self.pre = [None if i in scores.failures else value for i, value in enumerate(scores.values)]
             self.reasons |= scores.failures
 
@@ -175,25 +180,27 @@ class Course:
         answer = "".join(said)
         self.plain[0] = (answer, len(self.speaker.tokenizer(answer, add_special_tokens=False)["input_ids"]))
 
-    def _sentences(self, plain: Plain) -> Iterator[str]:
-        """The aligned answer, a sentence at a time, until one is unsafe."""
+    def _sentences(self, plain: Plain) -> Generator[str, None, str]:
+        """The aligned answer, a sentence at a time, until one is unsafe; returns what was said."""
         said = ""
         with self._clock("search", [0]):
             for paths in self._search([0]).sentences(self.asks, [0], plain):
                 path = self.paths[0] = paths[0]
-                if not path.sentences or path.end == "failed":
+                safe = bool(path.sentences) and path.end != "failed" and not self._fault(path)
+                if not safe:
+                    path.end = path.end or ("unsafe" if path.sentences else "")
                     continue
-                if self._fault(path):
-                    path.end = path.end or "unsafe"
-                    continue
-                whole = self.speaker.text(path.said)
+                whole = self.speaker.text(path.said).rstrip(CUT)
                 if len(whole) > len(said):  # a sentence may be nothing but the end of the text
                     yield whole[len(said) :]
-                said = whole
+                    said = whole
+            if safe and (rest := self.speaker.text(path.said)[len(said) :]):
+                yield rest
+        return said
 
     def _search(self, alive: list[int]) -> Search:
         """The search for exchanges at these places of the batch."""
-        match, failsafe = self.eta.match, Failsafe(self.settings.timeout_s)
+        match, failsafe = self.eta.match, Failsafe(self.settings.timeout_s, late=self.eta.late)
 
         def rewards(numbers: Sequence[int], texts: Sequence[str]) -> Sequence[float]:
             return self._rewards([alive[i] for i in numbers], texts)
@@ -214,7 +221,7 @@ class Course:
     def _rewards(self, numbers: Sequence[int], answers: Sequence[str]) -> Sequence[float]:
         """Scores of answers to exchanges, NaN where the evaluator failed: that exchange is then refused."""
         post = self.eta.post
-        scores = Failsafe(self.settings.timeout_s)(
+        scores = Failsafe(self.settings.timeout_s, late=self.eta.late)(
             "the post-evaluator",
             post.unit,
             len(numbers),

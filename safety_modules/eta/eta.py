@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from threading import Thread
 
 from safety_modules.eta.course import Course, EtaResult
 from safety_modules.eta.evaluators import Matcher, Messages, PostEvaluator, PreEvaluator
@@ -43,6 +44,7 @@ class Eta:
                 evaluator.unit.check(f"{name}.threshold", evaluator.threshold)
         self.post, self.pre, self.match = post, pre, match
         self.settings = settings or EtaSettings()
+        self.late: list[Thread] = []  # evaluators' calls that were left behind; see `Failsafe`
 
     def __call__(
         self,
@@ -58,7 +60,7 @@ class Eta:
         Args:
             exchanges: what the evaluators read.
             asks: what the speaker reads in their place; None: the same.
-            known: scores of `pre` that are there already; None: it is asked.
+            known: scores of `pre` that are there already, checked like its own; None: it is asked.
             max_new_tokens: in place of the settings'.
             refuse: number of an exchange -> its refusal; None: the settings'.
         """

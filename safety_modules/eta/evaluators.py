@@ -7,9 +7,12 @@ its unit, and an evaluator that fails is never taken for one that found nothing.
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from torch import Tensor
 
 from safety_modules.errors import UserError
 
@@ -29,16 +32,17 @@ class Unit:
     high: float = math.inf
 
     def check(self, what: str, value: object) -> float:
-        """The value as a number.
+        """The value as a number; one of numpy, or a tensor without dimensions, will do.
 
         Raises:
             EtaError: it is no finite number, or out of range: 16.0 is no cosine.
         """
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or not self.low <= value <= self.high:
+        number = value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
+        real = isinstance(number, numbers.Real) and not isinstance(number, bool)
+        if not real or not math.isfinite(number) or not self.low <= number <= self.high:
             bounds = f" from {self.low:g} to {self.high:g}" if math.isfinite(self.low) else ""
             raise EtaError(f"{what} is {value!r}, which is no {self.name}; give a finite number{bounds}")
-        return float(value)
+        return float(number)
 
 
 COSINE = Unit("cosine", -1.0, 1.0)

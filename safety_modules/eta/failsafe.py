@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from safety_modules.eta.evaluators import EtaError, Unit
 
@@ -39,10 +39,12 @@ class Failsafe:
     Attributes:
         timeout_s: for one call; None for no bound.
         may_pass: whether None is a score: "nothing to judge".
+        late: calls that were left behind. The next waits for their end, within its own time: no evaluator has two to bear.
     """
 
     timeout_s: float | None
     may_pass: bool = False
+    late: list[threading.Thread] = field(default_factory=list)
 
     def __call__(self, name: str, unit: Unit, rows: int, judge: Callable[[list[int]], Sequence[float | None]]) -> Scores:
         """Scores of rows 0 to `rows` - 1.
@@ -71,7 +73,7 @@ class Failsafe:
         self, name: str, unit: Unit, rows: int, judge: Callable[[list[int]], Sequence[float | None]], numbers: list[int]
     ) -> Scores:
         """One call, and each of its scores checked."""
-        values = list(self._in_time(name, lambda: judge(numbers)))
+        values = self._in_time(name, lambda: list(judge(numbers)))  # all of what is worked out as it is read
         if len(values) != rows:
             raise EtaError(f"{name} returned {len(values)} scores for {rows} rows; it must return one each")
         failures = {}
@@ -88,18 +90,24 @@ class Failsafe:
         """The call's result; it runs in a thread of its own, which is left behind where it is late."""
         if self.timeout_s is None:
             return call()
-        outcome: list = []
+        self.late[:] = [before for before in self.late if before.is_alive()]
+        outcome, before, gone = [], tuple(self.late), threading.Event()
 
         def work() -> None:
             try:
-                outcome.append((call(), None))
-            except Exception as error:  # noqa: BLE001 - handed on to the caller
+                for worker in before:
+                    worker.join()
+                if not gone.is_set():
+                    outcome.append((call(), None))
+            except BaseException as error:  # noqa: BLE001 - handed on to the caller
                 outcome.append((None, error))
 
         worker = threading.Thread(target=work, daemon=True, name=f"eta {name}")
         worker.start()
         worker.join(self.timeout_s)
         if not outcome:
+            gone.set()
+            self.late.append(worker)
             raise Late(f"{name} did not answer within {self.timeout_s:g} s")
         result, error = outcome[0]
         if error is not None:

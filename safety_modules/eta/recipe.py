@@ -50,6 +50,8 @@ def load_eta(path: str | Path, assess: Assess | None = None, device: str = "cpu"
         if data.get("thresholds"):
             if pre is None:
                 raise EtaError("thresholds are of two evaluators, and pre is missing; add it, or write post's own threshold")
+            if not isinstance(data["thresholds"], str):
+                raise EtaError(f"thresholds is {data['thresholds']!r}; give the name of a file")
             found = Thresholds.load(
                 path.parent / data["thresholds"], Clip.unit if pre[0] == "clip" else HeadRisk.unit, UNITS[post[0]]
             )
@@ -85,7 +87,7 @@ def _known(what: str, data: object, keys: tuple[str, ...]) -> None:
 
 
 def _with_threshold(part: Part | None, value: float) -> Part | None:
-    return part and (part[0], {"threshold": value, **part[1]})
+    return part and (part[0], {**part[1], "threshold": value})
 
 
 def _pre(part: Part | None, folder: Path, assess: Assess | None, device: str) -> PreEvaluator | None:

@@ -17,7 +17,7 @@ from safety_modules.eta.cache import Stretch, can_cut, cut
 from safety_modules.eta.drawing import draws
 from safety_modules.eta.sentences import SentenceEnd
 from safety_modules.eta.settings import EtaSettings
-from safety_modules.eta.speaker import Plain, Speaker
+from safety_modules.eta.speaker import GREEDY, Plain, Speaker
 
 logger = logging.getLogger(__name__)
 
@@ -128,9 +128,9 @@ class Search:
         """The plain answers' cache, where it can be cut to the prompts; None where each sentence must begin anew."""
         if not self.settings.share_cache:
             return None
-        if not can_cut(plain.cache):
+        if not can_cut(plain.cache, self.speaker.model):
             if self.speaker.shares is None:
-                logger.warning("this model's cache cannot be cut, as it keeps a window or a state: %s", SLOWER)
+                logger.warning("this model's cache cannot be cut, as it keeps a window, a state or positions: %s", SLOWER)
             self.speaker.shares = False
             return None
         longest = max(map(len, plain.ids))
@@ -143,7 +143,7 @@ class Search:
 
     def _agrees(self, asks: Sequence[object], path: Path, cache: Cache) -> bool:
         """Whether this model continues a cut cache as it continues the whole text: tried once."""
-        settings = {"max_new_tokens": 1, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+        settings = {**GREEDY, "max_new_tokens": 1, "output_logits": True, "return_dict_in_generate": True}
         model = self.speaker.model
         cached, whole = (
             model.generate(**self.speaker.read(self._inputs(asks, [path], past, 1)), **settings).logits[0].float()
@@ -203,8 +203,9 @@ class Search:
             logits_processor=draws(generators, end, settings.temperature, settings.top_k),
             stopping_criteria=stops,
             **({"suppress_tokens": speaker.suppress} if speaker.suppress else {}),
+            **GREEDY,
             max_new_tokens=max(limits),
-            do_sample=False,
+            min_new_tokens=0,  # the model's own bound is of an answer, not of a sentence
             return_dict_in_generate=True,
         )
         rows = [ids[:length] for ids, length in zip(output.sequences[:, start:].tolist(), end.lengths)]

@@ -64,10 +64,15 @@ class EtaSettings:
         _above("seed", self.seed, 0, whole=True)
         for name in ("temperature", "seconds", "timeout_s"):
             value = getattr(self, name)
-            if value is not None:
+            if value is not None or name == "temperature":
                 _above(name, value, math.ulp(0.0))
         if self.token_budget is not None:
             _above("token_budget", self.token_budget, 1, whole=True)
+        for name in ("prefix", "refusal"):
+            if not isinstance(getattr(self, name), str):
+                raise EtaError(f"{name} is {getattr(self, name)!r}; give a text")
+        if not isinstance(self.share_cache, bool):
+            raise EtaError(f"share_cache is {self.share_cache!r}; give true or false")
         if self.on_unsafe not in ON_UNSAFE:
             raise EtaError(f"on_unsafe {self.on_unsafe!r}; valid: {', '.join(ON_UNSAFE)}")
         if not self.refusal.strip():

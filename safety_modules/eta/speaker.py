@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import (
     AutoModelForImageTextToText,
@@ -21,10 +22,12 @@ from transformers import (
 from transformers.generation import GenerateDecoderOnlyOutput
 
 from safety_modules.eta.evaluators import EtaError, Messages
+from safety_modules.eta.loading import readable
 from safety_modules.images import load_image
-from safety_modules.messages import read_messages
+from safety_modules.messages import ProcessingError, read_messages
 
 GAP = "\u200b"
+GREEDY = {"do_sample": False, "num_beams": 1}  # whatever the model's own settings are: its cache then has a row for each exchange
 PROBE = [{"role": "user", "content": [{"type": "text", "text": "x"}]}]
 
 
@@ -78,10 +81,16 @@ class Speaker:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu", dtype: torch.dtype | str = "auto") -> Speaker:
-        """Load a folder or a model of the hub; safetensors only, no remote code."""
+        """Load a folder or a model of the hub; safetensors only, no remote code.
+
+        Raises:
+            EtaError: it cannot be read.
+        """
         safe = {"trust_remote_code": False}
-        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, use_safetensors=True, **safe).to(device)
-        return cls(model, AutoProcessor.from_pretrained(folder, **safe))
+        with readable(folder):
+            model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, use_safetensors=True, **safe)
+            processor = AutoProcessor.from_pretrained(folder, **safe)
+        return cls(model.to(device), processor)
 
     @property
     def eos(self) -> list[int]:
@@ -93,14 +102,11 @@ class Speaker:
     def inputs(self, asks: Sequence[Messages]) -> dict[str, Tensor]:
         """What the model reads, padded on the left; always `input_ids` and `attention_mask`, (B, T)."""
         chats = [self._chat(ask, f"exchange {i}") for i, ask in enumerate(asks)]
-        batch = self.processor.apply_chat_template(
-            chats,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True},
-        )
+        tensors = {"return_dict": True, "return_tensors": "pt", "processor_kwargs": {"padding": True}}
+        try:
+            batch = self.processor.apply_chat_template(chats, add_generation_prompt=True, tokenize=True, **tensors)
+        except TemplateError as error:
+            raise ProcessingError(f"the model's chat template refuses an exchange's turns: {error}") from error
         return {name: value.to(self.model.device) for name, value in batch.items()}
 
     def prefix(self, text: str) -> list[int]:
@@ -139,12 +145,13 @@ class Speaker:
         worker = threading.Thread(target=work, daemon=True, name="eta stream")
         worker.start()
         try:
-            begun = False  # an answer is given without the space in front of it
+            begun, held = False, ""  # an answer is given without the spaces around it
             for piece in streamer:
-                piece = piece if begun else piece.lstrip()
-                begun = begun or bool(piece)
-                if piece:
-                    yield piece
+                piece = held + piece if begun else piece.lstrip()
+                ready = piece.rstrip()
+                begun, held = begun or bool(ready), piece[len(ready) :]
+                if ready:
+                    yield ready
         finally:
             left.set()
             worker.join()
@@ -194,7 +201,7 @@ class Speaker:
         inputs = self.read(inputs)
         suppress = {"suppress_tokens": self.suppress} if self.suppress else {}
         return self.model.generate(
-            **inputs, **suppress, **options, max_new_tokens=max_new_tokens, do_sample=False, return_dict_in_generate=True
+            **inputs, **suppress, **options, **GREEDY, max_new_tokens=max_new_tokens, return_dict_in_generate=True
         )
 
     def _until_end(self, ids: list[int]) -> list[int]:
