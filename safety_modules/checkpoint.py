@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoProcessor, PreTrainedModel
@@ -137,7 +137,9 @@ def load(
         raise CheckpointError(
             f"{folder}: its base model {str(place)!r} cannot be loaded ({_line(error)}); pass the place where it is now as base="
         ) from error
-    if (folder / ADAPTER).exists() and language_model:
+    if (folder / ADAPTER).exists() and not language_model:
+        _check_adapter(folder)
+    elif (folder / ADAPTER).exists():
         model = _with_adapter(model, folder / ADAPTER, merge, _dtype(dtype, place, model))
     config = SafetyConfig.from_dict(meta["safety"])
     processor = SafeProcessor(AutoProcessor.from_pretrained(folder if whole else place), config.llm_tokens)
@@ -254,6 +256,18 @@ def _dtype(dtype: torch.dtype | str, place: str | Path, model: PreTrainedModel) 
     if dtype == "auto":
         return AutoConfig.from_pretrained(place, trust_remote_code=False).dtype or model.dtype
     return getattr(torch, dtype) if isinstance(dtype, str) else dtype
+
+
+def _check_adapter(folder: Path) -> None:
+    """Refuse to leave out an adapter that changes what the head reads."""
+    for path in sorted((folder / ADAPTER).glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            strange = [name for name in file.keys() if "language_model" not in name and "lm_head" not in name]  # noqa: SIM118
+        if strange:
+            raise CheckpointError(
+                f"{folder}: its adapter changes {strange[0]}, which the head's features pass through; export the folder first "
+                "(scripts.export), which merges it, or load the language model too"
+            )
 
 
 def _with_adapter(model: PreTrainedModel, folder: Path, merge: bool, dtype: torch.dtype) -> PreTrainedModel:

@@ -13,6 +13,7 @@ from safety_modules.assessment import Assessment
 from safety_modules.calibration import Calibration
 from safety_modules.rule import PolicyError, Rule, check_keys, read_rule, resolve, share
 from safety_modules.taxonomy import CLEAN, Taxonomy, nearest
+from safety_modules.yaml_text import read_yaml
 
 REFUSAL = "I'm sorry, I cannot help with this: it involves {hint}."
 LENIENT = ("allow", "base")
@@ -71,7 +72,7 @@ class Policy:
     def from_yaml(cls, path: str | Path, taxonomy: Taxonomy, calibration: Calibration | None = None) -> Policy:
         """Read a policy file; a PolicyError names the file."""
         try:
-            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            data = read_yaml(Path(path).read_text(encoding="utf-8"))
             return cls.from_dict({} if data is None else data, taxonomy, calibration)
         except (OSError, UnicodeDecodeError, yaml.YAMLError, PolicyError) as error:
             raise PolicyError(f"{path}: {' '.join(str(error).split())}") from error

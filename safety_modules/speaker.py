@@ -32,7 +32,12 @@ class SafeSpeaker(Speaker):
     def __init__(self, model: SafeVLM) -> None:
         """Args: model: with or without trained modules."""
         self.safe, self.model, self.tokenizer = model.eval(), model.base, model.processor.tokenizer
-        self.suppress, self.shares = model.placeholders(), None
+        self.shares = None
+
+    @property
+    def suppress(self) -> list[int]:
+        """Ids that no answer may contain; asked for when there is one to give, as a model may be there for its head alone."""
+        return self.safe.placeholders()
 
     def inputs(self, asks: Sequence[Ask]) -> dict[str, Tensor]:
         """As `Speaker.inputs`; with stored features, `inputs_embeds` (B, T, D) in place of pictures."""

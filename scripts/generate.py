@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from safety_modules.errors import UserError, user_errors_exit
+from safety_modules.eta.recipe import files_of
 from safety_modules.log import JsonLines
 from safety_modules.pipeline import ask
 from train import answers
@@ -57,8 +58,10 @@ def file(options: argparse.Namespace, answer: answers.Answer) -> None:
         raise UserError(f"--batch-size {options.batch_size} must be 1 or more")
     rows = answers.read(options.rows)
     named = {name: str(getattr(options, name)) for name in ("model", "language", "max_new_tokens")}
-    files = {name: path and answers.digest(path) for name, path in vars(options).items() if name in ("rows", "eta", "policy")}
-    found = answers.run(rows, options.output, {**named, **files}, answer, options.batch_size)
+    files = {"model": [options.model], "rows": [options.rows], "policy": [options.policy] if options.policy else []}
+    files["eta"] = files_of(options.eta) if options.eta else []
+    states = {f"{name} files": [answers.state(path) for path in paths if path.exists()] for name, paths in files.items()}
+    found = answers.run(rows, options.output, {**named, **states}, answer, options.batch_size)
     kinds = Counter(kind(entry) for entry in tqdm(found, desc="answers"))
     print(json.dumps({"rows": len(rows), "answered_now": sum(kinds.values()), **kinds}))
 

@@ -1,9 +1,11 @@
 import json
 
+import pytest
 import tiny
 from test_modeling import EXCHANGES
 
-from safety_modules import SafePipeline, ask
+from safety_modules import SafePipeline, ask, checkpoint
+from safety_modules.export import export
 from safety_modules.log import JsonLines
 from safety_modules.policy import Policy
 from train.evaluate import base_pipeline
@@ -69,3 +71,12 @@ def test_no_safety_tokens_in_the_bases_prompt(model):
     full = model.processor.encode(ask("what is this?", [tiny.picture(1)]))
     kept = [i for i in full["input_ids"].tolist() if i not in model.processor.safety_ids]
     assert row["input_ids"].tolist() == kept and len(row["question_mask"]) == len(kept)
+
+
+def test_a_head_without_its_language_model_assesses_and_decides(trained, tmp_path):
+    whole = SafePipeline.from_pretrained(export(trained, tmp_path / "export"))
+    alone = checkpoint.load(tmp_path / "export", language_model=False)
+    exchange = ask("what is it?", [tiny.picture(0)])
+    assert SafePipeline(alone, whole.policy, whole.calibration).decide([exchange]) == whole.decide([exchange])
+    with pytest.raises(checkpoint.CheckpointError, match="its adapter changes .*vision_tower.* export the folder first"):
+        checkpoint.load(trained, language_model=False)  # these layers are in the tower as well

@@ -63,19 +63,22 @@ def run(rows: Sequence[Asked], output: Path, about: dict, answer: Answer, batch_
         What was written, in the rows' order.
 
     Raises:
-        UserError: the output was written by another run.
+        UserError: the output was written by another run, or cannot be written; what stands in it is kept.
     """
     output = Path(output)
     _stamp(output, about)
     done = _finished(output)
     left = [row for row in rows if row.id not in done]
-    with open(output, "a", encoding="utf-8", errors="backslashreplace") as file:
-        for start in range(0, len(left), batch_size):
-            for row, found in _answered(left[start : start + batch_size], answer):
-                file.write(json.dumps(entry := {"id": row.id, **found}, ensure_ascii=False) + "\n")
-                yield entry
-            file.flush()
-            os.fsync(file.fileno())
+    for start in range(0, len(left), batch_size):
+        entries = [{"id": row.id, **found} for row, found in _answered(left[start : start + batch_size], answer)]
+        try:
+            with open(output, "a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(f"{output}: {error}; make room, and give the same command again: it goes on there") from error
+        yield from entries
 
 
 def _answered(rows: Sequence[Asked], answer: Answer) -> list[tuple[Asked, dict]]:
@@ -141,8 +144,8 @@ def _stamp(output: Path, about: dict) -> None:
             changed = sorted(key for key in {*found, *about} if found.get(key) != about.get(key))
             raise UserError(f"{output}: holds answers of another run ({', '.join(changed)} differ); name another, or delete it")
         return
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(about, indent=1) + "\n")
+    output.touch()
 
 
 def _finished(output: Path) -> set[str | int]:
@@ -190,6 +193,10 @@ def answerer(
     return lambda exchanges: [{"answer": result.answer, "eta": result.to_dict()} for result in found(exchanges)]
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+def state(path: Path) -> str:
+    """A hash of a file's content; of a folder, such as a model's, of its files' names, sizes and times."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        about = [(file.relative_to(path).as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        return hashlib.sha256(repr(about).encode()).hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -16,6 +16,7 @@ from safety_modules.eta.reward import INSTRUCTION, Reward
 from safety_modules.eta.settings import EtaSettings
 from safety_modules.eta.thresholds import Thresholds
 from safety_modules.taxonomy import nearest
+from safety_modules.yaml_text import read_yaml
 
 PRE = {"clip": ("model", "dtype", "threshold", "text"), "head": ("threshold",)}
 POST = {
@@ -41,7 +42,7 @@ def load_eta(path: str | Path, assess: Assess | None = None, device: str = "cpu"
     """
     path = Path(path)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = read_yaml(path.read_text(encoding="utf-8"))
         _known("recipe", data, ("pre", "post", "match", "search", "thresholds"))
         _known("search", data.get("search") or {}, SEARCH)
         pre, post = _kind("pre", data.get("pre"), PRE), _kind("post", data.get("post"), POST)
@@ -61,6 +62,14 @@ def load_eta(path: str | Path, assess: Assess | None = None, device: str = "cpu"
         return Eta(second, first, _match(data.get("match"), first), EtaSettings(**(data.get("search") or {})))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, EtaError) as error:
         raise EtaError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """A recipe, and the files and folders beside it that it names: what ETA's answers depend on."""
+    path = Path(path)
+    data = read_yaml(path.read_text(encoding="utf-8"))
+    names = [data.get("thresholds"), *(data[part].get("model") for part in ("pre", "post") if data.get(part))]
+    return [path, *(path.parent / name for name in names if name and (path.parent / name).exists())]
 
 
 Part = tuple[str, dict]  # kind and its own values
