@@ -262,7 +262,7 @@ def _check_adapter(folder: Path) -> None:
     """Refuse to leave out an adapter that changes what the head reads."""
     for path in sorted((folder / ADAPTER).glob("*.safetensors")):
         with safe_open(path, "pt") as file:
-            strange = [name for name in file.keys() if "language_model" not in name and "lm_head" not in name]  # noqa: SIM118
+            strange = [name for name in file.keys() if "language_model" not in name and "lm_head" not in name]
         if strange:
             raise CheckpointError(
                 f"{folder}: its adapter changes {strange[0]}, which the head's features pass through; export the folder first "
