@@ -23,9 +23,9 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--docs", type=Path, default=Path("docs/eta.md"), help="page whose table is replaced")
     options = parser.parse_args(args)
     with user_errors_exit():
-        page = eta.run(options.output, options.world, options.seed, eta.SHORT if options.short else eta.FULL)
+        page, table = eta.run(options.output, options.world, options.seed, eta.SHORT if options.short else eta.FULL)
         if not options.short:
-            write_table(options.docs, eta.table(page))
+            write_table(options.docs, table)
         report.write(page, options.output / "report.html")
     console = Console()
     console.print(report.table(page))

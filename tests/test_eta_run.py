@@ -5,7 +5,6 @@ import tiny
 
 from data_recipes.sample import Sample, Turn
 from safety_modules.eta import REWARD, Eta, EtaResult, EtaSettings, Speaker
-from safety_modules.evaluation.report import Report
 from train import eta, eta_speed
 from train.eta_systems import Said, refused
 
@@ -86,7 +85,6 @@ def test_a_refusal_takes_the_place_of_what_the_search_left_unsafe():
 
 def test_the_table_has_a_column_for_each_system_and_the_bounds():
     metrics = {"base": {"unsafe_rate": 1.0, "cost": 1.0}, eta.HEADLINE: {"unsafe_removed": 0.85, "cost": 2.5}}
-    page = Report("t", {}, metrics, eta.TARGETS, {}, None, [], ("safe", "refuse"))
-    lines = eta.table(page).splitlines()
+    lines = eta.markdown(metrics).splitlines()
     assert lines[0] == "| | base | base + ETA |" and "| Unsafe answers | 100.0 % |  |" in lines
     assert any(line.startswith("| Unsafe answers removed (≥ 80.0 %) |  | 85.0 %") for line in lines)

@@ -36,6 +36,7 @@ from train.riskworld_reward import make_reward
 BUDGET = 0.02  # share of clean exchanges that each evaluator may flag
 JUDGE = PhraseJudge()
 HEADLINE, OFF = "base + ETA", "base"
+SHOWN = (OFF, HEADLINE, "trained", "trained + ETA")  # on the page; all are in the numbers and the table
 Row = control.Row
 
 
@@ -111,8 +112,8 @@ def bench(output: Path, world: Path, seed: int, scale: Scale) -> tuple[Bench, co
     return found, made, figures
 
 
-def run(output: Path, world: Path, seed: int = 0, scale: Scale = FULL) -> Report:
-    """One seed; the numbers also stand in `output`/metrics.json.
+def run(output: Path, world: Path, seed: int = 0, scale: Scale = FULL) -> tuple[Report, str]:
+    """One seed: the report, and a Markdown table of all systems; the numbers stand in `output`/metrics.json.
 
     Args:
         world: folder of the control run, whose world and training are taken.
@@ -139,7 +140,7 @@ def run(output: Path, world: Path, seed: int = 0, scale: Scale = FULL) -> Report
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
     write_text(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    return _report(metrics, fitted)
+    return _report(metrics, fitted), markdown(table)
 
 
 SPEEDS = ("best_of_n_speedup", "one_exchange_speedup", "benign_overhead", "benign_evaluation")
@@ -217,7 +218,7 @@ def _report(metrics: dict, fitted: dict[str, Thresholds]) -> Report:
             "Thresholds, before and after the answer": thresholds,
             "Seconds in all": f"{metrics['seconds']:.0f}",
         },
-        metrics={name: dict(row) for name, row in metrics["systems"].items()},
+        metrics={name: metrics["systems"][name] for name in SHOWN},
         targets=TARGETS,
         curves={},
         confusion=None,
@@ -226,13 +227,11 @@ def _report(metrics: dict, fitted: dict[str, Thresholds]) -> Report:
     )
 
 
-def table(report: Report) -> str:
+def markdown(systems: dict[str, dict[str, float]]) -> str:
     """Every system's numbers in Markdown."""
-    names = list(report.metrics)
-    lines = ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
-    for target in report.targets:
-        cells = [row.get(target.key) for row in report.metrics.values()]
-        shown = ["" if cell is None else target.text(cell) for cell in cells]
+    lines = ["| | " + " | ".join(systems) + " |", "|---|" + "---|" * len(systems)]
+    for target in TARGETS:
+        shown = ["" if target.key not in row else target.text(row[target.key]) for row in systems.values()]
         bounds = [f" ({SIGNS[b.comparison]} {target.text(b.value)})" for b in target.bounds.values()]
         lines.append(f"| {target.label}{''.join(bounds)} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
