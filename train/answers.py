@@ -188,8 +188,8 @@ def answerer(
         return lambda exchanges: [result.to_dict() for result in pipeline(exchanges, max_new_tokens, language)]
     if eta is None or policy or language or log:
         raise UserError(f"{model}: has no {checkpoint.SAFETY}/, so no policy, language or log; give --eta, and none of these")
-    speaker, system = Speaker.from_pretrained(model, device), load_eta(eta, None, device)
-    found = partial(system, speaker, max_new_tokens=max_new_tokens)
+    system = load_eta(eta, None, device)  # first: its faults are found before a large model is loaded
+    found = partial(system, Speaker.from_pretrained(model, device), max_new_tokens=max_new_tokens)
     return lambda exchanges: [{"answer": result.answer, "eta": result.to_dict()} for result in found(exchanges)]
 
 
