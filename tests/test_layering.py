@@ -31,15 +31,7 @@ LEAVES = {  # module of the library -> what it may take of ours; errors is every
     "yaml_text": set(),
     "calibration": {"taxonomy", "assessment"},
 }
-ETA = {
-    "errors",
-    "images",
-    "messages",
-    "markers",
-    "taxonomy",
-    "calibration",
-    "evaluation.judges",
-}  # beside itself
+ETA = {"errors", "images", "messages", "markers", "taxonomy", "yaml_text", "calibration", "evaluation.judges"}  # beside itself
 EXTRAS = {"accelerate", "bitsandbytes", "datasets", "deepspeed", "jsonargparse", "peft", "wandb", "fastapi", "uvicorn", "openai"}
 FILES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
 
