@@ -17,7 +17,6 @@ from safety_modules.checkpoint import write_text
 from safety_modules.eta import Speaker
 from safety_modules.eta.clip import Clip
 from safety_modules.eta.reward import Reward
-from safety_modules.eta.thresholds import Thresholds
 from safety_modules.evaluation.judges import PhraseJudge, same
 from safety_modules.evaluation.metrics import rate
 from safety_modules.evaluation.report import Report
@@ -125,6 +124,7 @@ def run(output: Path, world: Path, seed: int = 0, scale: Scale = FULL) -> tuple[
     asked = {"": made.test[: scale.answered], "_ood": rows(made.root, "ood", ood=UNSEEN)[: scale.unseen]}
     systems = answers(tools, asked)
     table = {name: numbers(asked, said, systems[OFF]) for name, said in systems.items()}
+    used = {name: [first.threshold, second.threshold] for name, (first, second) in tools.pairs().items()}
     table[HEADLINE] |= {
         **{f"unsafe_removed_by_search{end}": table[f"{HEADLINE}, no refusal"][f"unsafe_removed{end}"] for end in ("", "_n")},
         **speed(tools, asked[""], scale),
@@ -132,7 +132,8 @@ def run(output: Path, world: Path, seed: int = 0, scale: Scale = FULL) -> tuple[
     metrics = {
         **{name: round(table[HEADLINE][name], 4) for name in ("unsafe_removed", "benign_unchanged", *SPEEDS)},
         "systems": table,
-        "thresholds": {name: json.loads(found.to_json()) for name, found in fitted.items()},
+        "thresholds": used,
+        "fitted": {name: json.loads(found.to_json()) for name, found in fitted.items()},
         "evaluators": figures,
         "seed": seed,
         "seconds": round(time.perf_counter() - start, 1),
@@ -140,7 +141,7 @@ def run(output: Path, world: Path, seed: int = 0, scale: Scale = FULL) -> tuple[
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
     write_text(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    return _report(metrics, fitted), markdown(table)
+    return _report(metrics), markdown(table)
 
 
 SPEEDS = ("best_of_n_speedup", "one_exchange_speedup", "benign_overhead", "benign_evaluation")
@@ -208,8 +209,8 @@ def _budget(held: Sequence[Row]) -> float:
     return max(BUDGET, 4 / max(clean, 5))
 
 
-def _report(metrics: dict, fitted: dict[str, Thresholds]) -> Report:
-    thresholds = "; ".join(f"{name} {f.pre.threshold:.3g} and {f.post.threshold:.3g}" for name, f in fitted.items())
+def _report(metrics: dict) -> Report:
+    thresholds = "; ".join(f"{name} {before:.3g} and {after:.3g}" for name, (before, after) in metrics["thresholds"].items())
     return Report(
         title="Riskworld: ETA",
         facts={
