@@ -78,7 +78,8 @@ def run(
 def _results(pipeline: SafePipeline, exchanges: Sequence[list[dict]], alone: Sequence[str], limit: int) -> list[SafeResult]:
     """The pipeline's results; an exchange that the policy allows keeps the answer that the weights gave alone."""
     judged = pipeline.decide(exchanges)
-    known = {i: alone[i] for i, (_, decision) in enumerate(judged) if decision.action == "allow"}
+    allowed = [i for i, (_, decision) in enumerate(judged) if decision.action == "allow" and pipeline.eta is None]
+    known = {i: alone[i] for i in allowed}  # ETA has a look at what is allowed, too
     return pipeline.finish(exchanges, judged, limit, known=known)
 
 
