@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from safety_modules import SafeVLM, checkpoint
+from train import features
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +44,32 @@ def trained(base, model, tmp_path):
         checkpoint.save_safety(model, folder, str(base))
         adapted.save_pretrained(folder / checkpoint.ADAPTER)
     return tmp_path / "trained"
+
+
+OLD = 1_700_000_000  # seconds; a file that young has no hash in an index of features
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Seven pictures of different shapes, the last two of which are the same."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(7):
+        tiny.picture(min(number, 5), [(40, 32), (32, 90), (90, 30), (64, 64)][number % 4 if number < 6 else 1]).save(
+            folder / f"{number}.png"
+        )
+        os.utime(folder / f"{number}.png", (OLD, OLD))
+    return sorted(folder.glob("*.png"))
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """Pictures that the tower is asked for, in order."""
+    asked, real = [], features._entries
+
+    def entries(model, pictures, *more):
+        asked.extend(pictures.values())
+        return real(model, pictures, *more)
+
+    monkeypatch.setattr(features, "_entries", entries)
+    return asked
