@@ -4,8 +4,9 @@ import pytest
 import tiny
 
 from data_recipes.sample import Sample, Turn
+from safety_modules import Policy, SafePipeline, SafeVLM
 from safety_modules.eta import REWARD, Eta, EtaResult, EtaSettings, Speaker
-from train import eta, eta_speed
+from train import eta, eta_speed, evaluate
 from train.eta_systems import Said, refused
 
 
@@ -88,3 +89,11 @@ def test_the_table_has_a_column_for_each_system_and_the_bounds():
     lines = eta.markdown(metrics).splitlines()
     assert lines[0] == "| | base | base + ETA |" and "| Unsafe answers | 100.0 % |  |" in lines
     assert any(line.startswith("| Unsafe answers removed (≥ 80.0 %) |  | 85.0 %") for line in lines)
+
+
+def test_an_evaluation_with_eta_looks_at_what_the_policy_allows(bases):
+    pipeline = SafePipeline(SafeVLM.attach(bases["llava"], tiny.safety_config()))
+    pipeline.policy = Policy.from_dict({"default": {"threshold": 1.0}}, pipeline.model.taxonomy)
+    pipeline.eta = Eta(Length(), settings=EtaSettings("I cannot", 2, max_new_tokens=8, sentence_tokens=4))
+    (record,) = evaluate.run(pipeline, [row(0)[0]], True, max_new_tokens=8)
+    assert record.result.action == "allow" and record.result.eta.stage == "evaluated"

@@ -86,7 +86,8 @@ def test_importing_the_package_is_light():
 
 
 def test_no_file_is_over_300_lines():
-    long = [path.name for path in FILES if len(path.read_text(encoding="utf-8").splitlines()) > 300]
+    files = [*FILES, *(ROOT / "tests").glob("*.py")]
+    long = [path.name for path in files if len(path.read_text(encoding="utf-8").splitlines()) > 300]
     assert long == []
 
 

@@ -1,0 +1,30 @@
+"""Quantised bases and the folders trained on them: what their tests share."""
+
+import tiny
+import torch
+
+from safety_modules import SafeVLM, checkpoint
+from safety_modules.quantization import Quantization, quantized_layers
+from train.config import LoraConfig
+from train.run import add_lora
+
+BLOCKS = "model.language_model.layers."
+
+
+def adapted(base, folder, kind, **quantization):
+    """A folder with LoRA weights, large ones, that belong to a quantised base; made without a training run."""
+    torch.manual_seed(1)
+    model = SafeVLM.attach(base, tiny.safety_config(), quantize=Quantization(kind, **quantization))
+    adapter = add_lora(model, LoraConfig(rank=4, alpha=8, dropout=0))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name or "llm_tokens" in name:
+                parameter.normal_(std=0.5)
+    with checkpoint.fresh_folder(folder) as work:
+        checkpoint.save_safety(model, work, str(base))
+        adapter.save_pretrained(work / checkpoint.ADAPTER)
+    return folder
+
+
+def places(model):
+    return [name.removesuffix(".base_layer") for name in quantized_layers(model.base)]
