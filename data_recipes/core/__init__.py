@@ -1,0 +1,1 @@
+"""What every recipe is made of: rows, labels, splits, mixtures."""

@@ -1,0 +1,1 @@
+"""Readers: files, tables, JSON, Parquet and the hub -> rows of cells."""

@@ -1,0 +1,1 @@
+"""How riskworld's images are drawn."""

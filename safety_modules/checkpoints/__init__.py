@@ -1,0 +1,1 @@
+"""Checkpoints: the folders that training writes, export makes and others load."""

@@ -1,0 +1,1 @@
+"""Decisions: the head's outputs -> calibrated probabilities -> what is done."""

@@ -1,0 +1,1 @@
+"""Evaluators of ETA: how unsafe is an image, a question, an answer."""

@@ -1,0 +1,1 @@
+"""Search of ETA: sentence-level best of N with a shared cache."""

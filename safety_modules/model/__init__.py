@@ -1,0 +1,1 @@
+"""The model: a stock vision language model with the safety modules attached."""

@@ -1,0 +1,1 @@
+"""Prompts: an exchange of text and images -> tensors."""
