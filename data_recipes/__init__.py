@@ -7,20 +7,23 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
-from data_recipes.sample import DataError, Sample
+from safety_modules.sample import DataError, Sample
 from safety_modules.taxonomy import Taxonomy, TaxonomyError, nearest
 
 if TYPE_CHECKING:
-    from data_recipes._about import About
-    from data_recipes._reading import Reading
-    from data_recipes._rows import Rows
+    from data_recipes.core.about import About
+    from data_recipes.core.reading import Reading
+    from data_recipes.core.rows import Rows
 
 CARVED = "validation"
+ROOMS = ("core", "inspection", "readers")  # what recipes are made of
 
 
 def names() -> list[str]:
-    """Every recipe: the files and folders here but `sample` and those with a leading underscore."""
-    return sorted(module.name for module in iter_modules(__path__) if module.name != "sample" and module.name[0] != "_")
+    """Every recipe: a file or folder here that is not one of ROOMS and has no leading underscore."""
+    return sorted(
+        module.name for module in iter_modules(__path__) if module.name not in ROOMS and module.name[0] != "_"
+    )
 
 
 def about(name: str) -> About:
@@ -30,7 +33,7 @@ def about(name: str) -> About:
 
 def load(name: str, root: str | Path, split: str, taxonomy: Taxonomy) -> Rows:
     """The rows of one split of a data set, read strictly and not to be trained on; see `read`."""
-    from data_recipes._reading import Reading
+    from data_recipes.core.reading import Reading
 
     return read(name, root, split, Reading(taxonomy), training=False)
 
@@ -50,8 +53,8 @@ def read(name: str, root: str | Path, split: str, reading: Reading, training: bo
         DataError: the recipe or split is unknown, the split is empty, the data set may not be trained on, a row breaks a rule
             or its label is not of the taxonomy.
     """
-    from data_recipes._rows import Rows
-    from data_recipes._splits import carve
+    from data_recipes.core.rows import Rows
+    from data_recipes.core.splits import carve
 
     module = _module(name)
     known = module.ABOUT
@@ -61,7 +64,9 @@ def read(name: str, root: str | Path, split: str, reading: Reading, training: bo
             "training sources; to measure on it, name it in scripts.evaluate or in data.validation"
         )
     if training and split.startswith("test"):
-        raise DataError(f"recipe {name!r}: split {split!r} is for measuring and may not be trained on; name another split")
+        raise DataError(
+            f"recipe {name!r}: split {split!r} is for measuring and may not be trained on; name another split"
+        )
     wanted = split
     if known.carve and split in (CARVED, known.carve, f"{known.carve}+{CARVED}"):
         wanted = known.carve
@@ -72,7 +77,9 @@ def read(name: str, root: str | Path, split: str, reading: Reading, training: bo
     if known.carve and split in (CARVED, known.carve):
         samples = carve(samples, split == CARVED)
     if not len(samples):
-        raise DataError(f"recipe {name!r} has no rows in split {split!r} of {root}; name another split or add rows to it")
+        raise DataError(
+            f"recipe {name!r} has no rows in split {split!r} of {root}; name another split or add rows to it"
+        )
     reading.check_labels()
     rows = reading.readable(Rows.of(samples), root) if reading.open_pictures else Rows.of(samples)
     for label in rows.labels:

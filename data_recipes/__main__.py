@@ -13,15 +13,15 @@ from rich.console import Console
 from rich.table import Table
 
 import data_recipes
-from data_recipes import _heldout
-from data_recipes._leaks import measured
-from data_recipes._mixture import mix
-from data_recipes._plan import Plan
-from data_recipes._reading import BAD_ROWS, Reading
-from data_recipes._report import report, say
-from data_recipes._rows import Rows
-from data_recipes._show import show
-from data_recipes._survey import survey, token_counter
+from data_recipes.core import held_out
+from data_recipes.core.data_config import Plan
+from data_recipes.core.mixture import mix
+from data_recipes.core.mixture_table import show
+from data_recipes.core.reading import BAD_ROWS, Reading
+from data_recipes.core.rows import Rows
+from data_recipes.inspection.leaks import measured
+from data_recipes.inspection.report import report, say
+from data_recipes.inspection.survey import survey, token_counter
 from safety_modules.errors import user_errors_exit
 from safety_modules.taxonomy import Taxonomy
 
@@ -53,13 +53,21 @@ def _parser() -> argparse.ArgumentParser:
     add["check"].add_argument("--root", help="folder of the data, in place of the file's `root`")
     for name in ("inspect", "check"):
         add[name].add_argument("--output", type=Path, help="folder of report.json and gallery.html (default: in runs/)")
-        add[name].add_argument("--tokenizer", type=Path, help="tokenizer.json or its folder: lengths in tokens, not letters")
-        add[name].add_argument("--workers", type=_count, default=os.cpu_count() or 1, help="processes that open pictures")
+        add[name].add_argument(
+            "--tokenizer", type=Path, help="tokenizer.json or its folder: lengths in tokens, not letters"
+        )
+        add[name].add_argument(
+            "--workers", type=_count, default=os.cpu_count() or 1, help="processes that open pictures"
+        )
     add["inspect"].add_argument("--limit", type=_count, help="at most so many rows, spread evenly")
     add["inspect"].add_argument("--stream", type=_count, help="no more than the first so many rows of a hub data set")
-    add["inspect"].add_argument("--bad-rows", choices=BAD_ROWS, default="skip", help="stop at them, or count them (default)")
+    add["inspect"].add_argument(
+        "--bad-rows", choices=BAD_ROWS, default="skip", help="stop at them, or count them (default)"
+    )
     for name in ("inspect", "check", "split"):
-        add[name].add_argument("--taxonomy", type=Path, help="YAML of the categories (default: the mixture's, or the paper's)")
+        add[name].add_argument(
+            "--taxonomy", type=Path, help="YAML of the categories (default: the mixture's, or the paper's)"
+        )
     add["split"].add_argument("--output", type=Path, required=True, help="the CSV file")
     return parser
 
@@ -119,9 +127,9 @@ def split(options: argparse.Namespace) -> int:
     taxonomy, marks = _taxonomy(options.taxonomy), []
     for name in _splits(options):
         rows = data_recipes.read(options.name, options.root, name, Reading(taxonomy), training=False)
-        marks += [_heldout.mark(picture, name, perceptual=True) for picture in _heldout.pictures(rows)]
+        marks += [held_out.mark(picture, name, perceptual=True) for picture in held_out.pictures(rows)]
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    _heldout.write(options.output, marks)
+    held_out.write(options.output, marks)
     say(f"{len(marks):,} pictures: {options.output}")
     return 0
 
@@ -144,7 +152,9 @@ def _splits(options: argparse.Namespace, join: bool = False) -> Sequence[str]:
     found = [name for name in about.splits if name not in WHOLES] or ["all"]
     if about.carve:
         place = found.index(about.carve)
-        found[place : place + 1] = [f"{about.carve}+{data_recipes.CARVED}"] if join else [about.carve, data_recipes.CARVED]
+        found[place : place + 1] = (
+            [f"{about.carve}+{data_recipes.CARVED}"] if join else [about.carve, data_recipes.CARVED]
+        )
     return found
 
 

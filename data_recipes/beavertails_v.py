@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from data_recipes import _conversation, _files, _hub
-from data_recipes._about import About
-from data_recipes._reading import Reading
-from data_recipes._table import Row
-from data_recipes.sample import Sample, Turn
+from data_recipes.core.about import About
+from data_recipes.core.reading import Reading
+from data_recipes.readers import conversations, files, hub
+from data_recipes.readers.tables import Row
+from safety_modules.sample import Sample, Turn
 
 ABOUT = About(
     title="BeaverTails-V",
@@ -58,8 +58,8 @@ def samples(root: Path | str, split: str, reading: Reading) -> list[Sample]:
 
     def convert(row: Row) -> list[Sample]:
         cells = row.cells
-        pictures = _hub.pictures(cells, "image")
-        question = _conversation.clean(_files.text(cells, "question", needed=True), len(pictures))
+        pictures = hub.pictures(cells, "image")
+        question = conversations.clean(files.text(cells, "question", needed=True), len(pictures))
         label = reading.label(LABELS, cells.get("category"))
         answer = _safe_answer(cells) or reading.texts.answer(*label, row.source)
         return [Sample(pictures, (Turn("user", question), Turn("assistant", answer)), *label, row.source)]
@@ -69,9 +69,9 @@ def samples(root: Path | str, split: str, reading: Reading) -> list[Sample]:
 
 def _rows(root: Path | str, split: str, reading: Reading) -> Iterator[Row]:
     """The rows of all categories; on the hub each is a configuration of its own."""
-    if _hub.on_hub(root):
-        return chain.from_iterable(_hub.rows(root, split, config=name, first=reading.stream) for name in LABELS)
-    return _hub.rows(root, split, (f"*/{split}-*.parquet", f"{split}-*.parquet", f"data/{split}-*.parquet"))
+    if hub.on_hub(root):
+        return chain.from_iterable(hub.rows(root, split, config=name, first=reading.stream) for name in LABELS)
+    return hub.rows(root, split, (f"*/{split}-*.parquet", f"{split}-*.parquet", f"data/{split}-*.parquet"))
 
 
 def _safe_answer(cells: dict[str, object]) -> str:
@@ -79,5 +79,5 @@ def _safe_answer(cells: dict[str, object]) -> str:
     order = ["", "_1", "_2"] if str(cells.get("safer_response_id")) != "2" else ["", "_2", "_1"]
     for end in order:
         if str(cells.get(f"is_response{end}_safe")).strip().lower() in ("yes", "true", "1", "safe"):
-            return _files.text(cells, f"response{end}")
+            return files.text(cells, f"response{end}")
     return ""

@@ -3,7 +3,7 @@
 Layout of the root: `annotations/captions_<split>2017.json` (`images: [{id, file_name}]`, `annotations: [{image_id, caption}]`)
 and the photographs in `<split>2017/`; 2014 is read as well.
 
-Labels: all clean; nobody has looked for risky pictures among them, `scripts.audit` does.
+Labels: all clean; nobody has looked for risky pictures among them, `safety_modules.cli.audit` does.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from data_recipes import _files
-from data_recipes._about import About
-from data_recipes._reading import Reading
-from data_recipes._table import Row
-from data_recipes.sample import DataError, Sample, Turn
+from data_recipes.core.about import About
+from data_recipes.core.reading import Reading
+from data_recipes.readers import files
+from data_recipes.readers.tables import Row
+from safety_modules.sample import DataError, Sample, Turn
 from safety_modules.taxonomy import CLEAN
 
 ABOUT = About(
@@ -29,8 +29,8 @@ ABOUT = About(
 
 def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
     """A sample for each photograph that has a caption."""
-    table = _files.find(root, *(f"annotations/captions_{split}{year}.json" for year in (2017, 2014)))
-    folder = _files.find(root, table.stem.removeprefix("captions_"))
+    table = files.find(root, *(f"annotations/captions_{split}{year}.json" for year in (2017, 2014)))
+    folder = files.find(root, table.stem.removeprefix("captions_"))
     try:
         data = json.loads(table.read_bytes())
         captions: dict[object, str] = {}
@@ -41,11 +41,15 @@ def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
         raise DataError(f"{table}: is not a COCO captions file ({error!r}); fetch it again") from error
 
     def convert(row: Row) -> list[Sample]:
-        picture = _files.picture(folder, row.cells["name"])
-        answer = _files.text(row.cells, "caption", needed=True)
+        picture = files.picture(folder, row.cells["name"])
+        answer = files.text(row.cells, "caption", needed=True)
         return [
             Sample(
-                (picture,), (Turn("user", reading.texts.question(picture.name)), Turn("assistant", answer)), CLEAN, 0, row.source
+                (picture,),
+                (Turn("user", reading.texts.question(picture.name)), Turn("assistant", answer)),
+                CLEAN,
+                0,
+                row.source,
             )
         ]
 

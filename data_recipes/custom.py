@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_recipes import _files, _layout, _splits, _table
-from data_recipes._about import About
-from data_recipes._reading import Reading
-from data_recipes._table import Row, shown
-from data_recipes.sample import DataError, Sample, Turn
+from data_recipes.core.about import About
+from data_recipes.core.reading import Reading
+from data_recipes.core.splits import by_picture
+from data_recipes.readers import files, layouts, tables
+from data_recipes.readers.tables import Row, shown
+from safety_modules.sample import DataError, Sample, Turn
 from safety_modules.taxonomy import Taxonomy, nearest
 
 ABOUT = About(title="Your own data", published="", licence="yours", splits=())
@@ -33,17 +34,17 @@ def samples(root: str | Path, split: str, reading: Reading) -> list[Sample]:
         DataError: no usable table or folder, an unknown split, or rows that break a rule, the first five of them.
     """
     root = Path(root)
-    table = _layout.find_table(root, split)
-    rows = _table.read(table, NEEDED, OPTIONAL) if table else _layout.category_rows(root, reading.taxonomy)
+    table = layouts.find_table(root, split)
+    rows = tables.read(table, NEEDED, OPTIONAL) if table else layouts.category_rows(root, reading.taxonomy)
     folder = table.parent if table else root
-    named = table.stem if table and table.stem in (split, *_layout.SPLIT_NAMES) else ""
+    named = table.stem if table and table.stem in (split, *layouts.SPLIT_NAMES) else ""
     column = any("split" in row.cells for row in rows)
 
     def convert(row: Row) -> list[tuple[Sample, list[str], str]]:
         return [(*_sample(row, folder, reading), _split(row, named) if column else named)]
 
     read = reading.each(rows, convert, table or root)
-    splits = [name for _, _, name in read] if named or column else _splits.by_picture([keys for _, keys, _ in read])
+    splits = [name for _, _, name in read] if named or column else by_picture([keys for _, keys, _ in read])
     valid = [named] if named else sorted(set(splits)) if column else ["train", "validation"]
     if split not in (*valid, EVERY):
         more = "" if named or column else "; others need a column split, or a table of their name"
@@ -54,9 +55,9 @@ def samples(root: str | Path, split: str, reading: Reading) -> list[Sample]:
 def _sample(row: Row, folder: Path, reading: Reading) -> tuple[Sample, list[str]]:
     """The row's sample and the keys of its content: real paths of its pictures, or its question where it has none."""
     taxonomy = reading.taxonomy
-    images = tuple(_files.picture(folder, name) for name in _files.names(row.cells["image"], "|"))
-    keys = [_files.key(folder, image) for image in images]
-    question, answer, risk_type = (_files.text(row.cells, column) for column in ("question", "answer", "risk_type"))
+    images = tuple(files.picture(folder, name) for name in files.names(row.cells["image"], "|"))
+    keys = [files.key(folder, image) for image in images]
+    question, answer, risk_type = (files.text(row.cells, column) for column in ("question", "answer", "risk_type"))
     if not risk_type:
         raise DataError(f"risk_type is empty; {nearest('', taxonomy.type_names)}")
     if risk_type in reading.labels:
@@ -76,7 +77,7 @@ def _sample(row: Row, folder: Path, reading: Reading) -> tuple[Sample, list[str]
 
 def _level(value: object, risk_type: str, taxonomy: Taxonomy) -> int:
     """A level by number or by name; 2.0 is 2, as pandas writes a column of whole numbers with gaps."""
-    if _files.empty(value):
+    if files.empty(value):
         return taxonomy.default_level(risk_type)
     if isinstance(value, str):
         if value.strip() in taxonomy.level_names:
@@ -93,9 +94,11 @@ def _level(value: object, risk_type: str, taxonomy: Taxonomy) -> int:
 
 def _split(row: Row, table: str) -> str:
     """The row's split; `table` is the split that the table's name stands for, if any."""
-    name = _files.text(row.cells, "split")
+    name = files.text(row.cells, "split")
     if not name or name == EVERY:
         raise DataError(f"split {name!r} must be the name of a split; fill it in every row, or remove the column")
     if table and name != table:
-        raise DataError(f"split {name!r} stands in a table named {table!r}; rename the table to labels, or remove the column")
+        raise DataError(
+            f"split {name!r} stands in a table named {table!r}; rename the table to labels, or remove the column"
+        )
     return name

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_recipes import _conversation, _files, _hub
-from data_recipes._about import About
-from data_recipes._reading import Reading
-from data_recipes._table import Row, shown
-from data_recipes.sample import DataError, Sample, Turn
+from data_recipes.core.about import About
+from data_recipes.core.reading import Reading
+from data_recipes.readers import conversations, files, hub
+from data_recipes.readers.tables import Row, shown
+from safety_modules.sample import DataError, Sample, Turn
 from safety_modules.taxonomy import CLEAN
 
 ABOUT = About(
@@ -60,24 +60,28 @@ LABELS = {  # subcategory, and category for what is no known subcategory
 def samples(root: Path | str, split: str, reading: Reading) -> list[Sample]:
     """The questions; a harmless one has an empty answer."""
     table = (
-        None if _hub.on_hub(root) else next((p for p in (root / "holisafe_bench.json", root / "data.json") if p.is_file()), None)
+        None
+        if hub.on_hub(root)
+        else next((p for p in (root / "holisafe_bench.json", root / "data.json") if p.is_file()), None)
     )
 
     def convert(row: Row) -> list[Sample]:
         if table is None:
-            pictures = _hub.pictures(row.cells, "image")
+            pictures = hub.pictures(row.cells, "image")
         else:
-            names = _files.names(row.cells.get("image"))
-            pictures = tuple(_files.picture(root if (root / name).is_file() else root / "images", name) for name in names)
-        kind = _files.text(row.cells, "type", needed=True).upper()
+            names = files.names(row.cells.get("image"))
+            pictures = tuple(
+                files.picture(root if (root / name).is_file() else root / "images", name) for name in names
+            )
+        kind = files.text(row.cells, "type", needed=True).upper()
         if kind not in TYPES:
             raise DataError(f"type {shown(kind)} must be one of {', '.join(TYPES)}")
-        question = _conversation.clean(_files.text(row.cells, "query", needed=True), len(pictures))
+        question = conversations.clean(files.text(row.cells, "query", needed=True), len(pictures))
         names = [row.cells.get(column) for column in ("subcategory", "category")]
         name = next((name for name in names if reading.knows(LABELS, name)), names[-1])
         label = reading.label(LABELS, name) if kind.endswith("U") else (CLEAN, 0)
         answer = reading.texts.answer(*label, row.source) if label[1] else ""
         return [Sample(pictures, (Turn("user", question), Turn("assistant", answer)), *label, row.source)]
 
-    rows = _files.rows(table) if table else _hub.rows(root, split, first=reading.stream)
+    rows = files.rows(table) if table else hub.rows(root, split, first=reading.stream)
     return reading.each(rows, convert, table or root)

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_recipes import _files
-from data_recipes._about import About
-from data_recipes._reading import Reading
-from data_recipes._table import Row
-from data_recipes.sample import DataError, Sample, Turn
-from safety_modules.images import SUFFIXES
+from data_recipes.core.about import About
+from data_recipes.core.reading import Reading
+from data_recipes.readers import files
+from data_recipes.readers.tables import Row
+from safety_modules.prompt.images import SUFFIXES
+from safety_modules.sample import DataError, Sample, Turn
 from safety_modules.taxonomy import CLEAN
 
 ABOUT = About(title="Folders of pictures", published="", licence="the source's own", splits=("train",), carve="train")
@@ -48,7 +48,7 @@ def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
         category = row.cells["category"]
         known = category if category in {**types, **reading.labels} else category.lower()
         label = reading.label({**LABELS, **types}, known)
-        picture = _files.picture(root, row.cells["name"])
+        picture = files.picture(root, row.cells["name"])
         turns = (
             Turn("user", reading.texts.question(picture.name)),
             Turn("assistant", reading.texts.answer(*label, picture.name)),

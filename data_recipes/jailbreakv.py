@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_recipes import _files
-from data_recipes._about import About
-from data_recipes._reading import Reading
-from data_recipes._table import Row
-from data_recipes.sample import Sample, Turn
+from data_recipes.core.about import About
+from data_recipes.core.reading import Reading
+from data_recipes.readers import files
+from data_recipes.readers.tables import Row
+from safety_modules.sample import Sample, Turn
 
 ABOUT = About(
     title="JailBreakV-28K",
@@ -49,15 +49,17 @@ LABELS = {
 def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
     """The jailbreak texts with their pictures."""
     names = [*(["mini_JailBreakV_28K.csv"] if split == "mini" else []), "JailBreakV_28K.csv"]
-    table = _files.find(root, *(folder + name for name in names for folder in ("", "JailBreakV_28K/", "JailBreakV_28k/")))
+    table = files.find(
+        root, *(folder + name for name in names for folder in ("", "JailBreakV_28K/", "JailBreakV_28k/"))
+    )
 
     def convert(row: Row) -> list[Sample]:
         if split == "mini" and str(row.cells.get("selected_mini", "True")).strip().lower() != "true":
             return []
-        picture = _files.picture(table.parent, row.cells.get("image_path"))
-        question = _files.text(row.cells, "jailbreak_query", needed=True)
+        picture = files.picture(table.parent, row.cells.get("image_path"))
+        question = files.text(row.cells, "jailbreak_query", needed=True)
         label = reading.label(LABELS, row.cells.get("policy"))
         answer = reading.texts.answer(*label, f"{picture.name} {question}")
         return [Sample((picture,), (Turn("user", question), Turn("assistant", answer)), *label, row.source)]
 
-    return reading.each(_files.rows(table, "jailbreak_query", "policy", "image_path"), convert, table)
+    return reading.each(files.rows(table, "jailbreak_query", "policy", "image_path"), convert, table)

@@ -6,20 +6,20 @@ The root is the JSON file itself, with the pictures below its folder; or a folde
 conversations: [{"from", "value"}]`; a row without `image` is text alone, and `image` may be a list. Rows are found by one scan
 of the file and parsed when they are asked for.
 
-Labels: all clean; nobody has looked for risky pictures among them, `scripts.audit` does.
+Labels: all clean; nobody has looked for risky pictures among them, `safety_modules.cli.audit` does.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from data_recipes import _conversation, _files
-from data_recipes._about import About
-from data_recipes._json import JsonRows
-from data_recipes._reading import Reading
-from data_recipes._rows import Rows
-from data_recipes._table import Row
-from data_recipes.sample import Sample
+from data_recipes.core.about import About
+from data_recipes.core.reading import Reading
+from data_recipes.core.rows import Rows
+from data_recipes.readers import conversations, files
+from data_recipes.readers.indexed_json import JsonRows
+from data_recipes.readers.tables import Row
+from safety_modules.sample import Sample
 from safety_modules.taxonomy import CLEAN
 
 ABOUT = About(
@@ -41,12 +41,12 @@ FILES = (
 
 def samples(root: Path, split: str, reading: Reading) -> Rows:
     """The conversations, all of whose turns are kept."""
-    table = root if root.is_file() else _files.find(root, *FILES)
+    table = root if root.is_file() else files.find(root, *FILES)
     folder = table.parent
 
     def convert(row: Row) -> Sample:
-        pictures = tuple(_files.picture(folder, name) for name in _files.names(row.cells.get("image")))
-        turns = _conversation.turns(row.cells.get("conversations"), len(pictures))
+        pictures = tuple(files.picture(folder, name) for name in files.names(row.cells.get("image")))
+        turns = conversations.turns(row.cells.get("conversations"), len(pictures))
         return Sample(pictures, turns, CLEAN, 0, row.source)
 
     return reading.lazily(JsonRows(table), convert, (CLEAN, 0))

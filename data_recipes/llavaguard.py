@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_recipes import _files, _hub
-from data_recipes._about import About
-from data_recipes._reading import Reading
-from data_recipes._table import Row, shown
-from data_recipes.sample import DataError, Sample, Turn
+from data_recipes.core.about import About
+from data_recipes.core.reading import Reading
+from data_recipes.readers import files, hub
+from data_recipes.readers.tables import Row, shown
+from safety_modules.sample import DataError, Sample, Turn
 from safety_modules.taxonomy import CLEAN
 
 ABOUT = About(
@@ -54,14 +54,14 @@ def samples(root: Path | str, split: str, reading: Reading) -> list[Sample]:
     top = len(reading.taxonomy.levels) - 1
 
     def convert(row: Row) -> list[Sample]:
-        pictures = _hub.pictures(row.cells, "image")
-        rating = _files.first(row.cells, "rating", "safety_label")
+        pictures = hub.pictures(row.cells, "image")
+        rating = files.first(row.cells, "rating", "safety_label")
         degree = RATINGS.get(rating.strip().lower())
         if degree is None:
             raise DataError(f"rating {shown(rating)} is unknown; known: {', '.join(RATINGS)}")
         risk_type, level = (CLEAN, 0)
         if degree:
-            risk_type, level = reading.label(LABELS, _files.first(row.cells, "category").partition(":")[0].strip())
+            risk_type, level = reading.label(LABELS, files.first(row.cells, "category").partition(":")[0].strip())
             level = min(level + degree - 1, top)
         turns = (
             Turn("user", reading.texts.question(row.source)),
@@ -69,4 +69,4 @@ def samples(root: Path | str, split: str, reading: Reading) -> list[Sample]:
         )
         return [Sample(pictures, turns, risk_type, level, row.source)]
 
-    return reading.each(_hub.rows(root, split, first=reading.stream), convert, root)
+    return reading.each(hub.rows(root, split, first=reading.stream), convert, root)

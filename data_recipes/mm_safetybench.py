@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_recipes import _files
-from data_recipes._about import About
-from data_recipes._reading import Reading
-from data_recipes._table import Row
-from data_recipes.sample import DataError, Sample, Turn
+from data_recipes.core.about import About
+from data_recipes.core.reading import Reading
+from data_recipes.readers import files
+from data_recipes.readers.tables import Row
+from safety_modules.sample import DataError, Sample, Turn
 
 ABOUT = About(
     title="MM-SafetyBench",
@@ -50,8 +50,8 @@ def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
 
     def convert(row: Row) -> list[Sample]:
         folder = root / "imgs" / row.cells["folder"] / split
-        picture = _files.picture(folder, f"{row.cells['id']}.jpg")
-        question = _files.text(row.cells, column, needed=True)
+        picture = files.picture(folder, f"{row.cells['id']}.jpg")
+        question = files.text(row.cells, column, needed=True)
         label = reading.label(LABELS, row.cells["scenario"])
         answer = reading.texts.answer(*label, f"{row.cells['folder']}/{picture.name}")
         return [Sample((picture,), (Turn("user", question), Turn("assistant", answer)), *label, row.source)]
@@ -60,12 +60,12 @@ def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
 
 
 def _rows(root: Path) -> Iterator[Row]:
-    folder = _files.find(root, "processed_questions")
+    folder = files.find(root, "processed_questions")
     tables = sorted(folder.glob("*.json"))
     if not tables:
         raise DataError(f"{folder}: has no .json file; give the folder that holds processed_questions and imgs")
     for table in tables:
         name = table.stem.partition("-")[2] or table.stem
-        for row in _files.rows(table):
+        for row in files.rows(table):
             cells = {**row.cells, "folder": table.stem, "scenario": MISSPELT.get(name, name)}
             yield Row(row.source, cells, row.fault)

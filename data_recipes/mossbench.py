@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_recipes import _conversation, _files
-from data_recipes._about import About
-from data_recipes._reading import Reading
-from data_recipes._table import Row
-from data_recipes.sample import Sample, Turn
+from data_recipes.core.about import About
+from data_recipes.core.reading import Reading
+from data_recipes.readers import conversations, files
+from data_recipes.readers.tables import Row
+from safety_modules.sample import Sample, Turn
 from safety_modules.taxonomy import CLEAN
 
 ABOUT = About(
@@ -29,13 +29,13 @@ ABOUT = About(
 
 def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
     """The exchanges, with empty answers."""
-    table = _files.find(root, "information.csv", "information.json", "information.jsonl", "information.parquet")
+    table = files.find(root, "information.csv", "information.json", "information.jsonl", "information.parquet")
 
     def convert(row: Row) -> list[Sample]:
-        name = _files.first(row.cells, "image_path", "image")
+        name = files.first(row.cells, "image_path", "image")
         folder = root if (root / name).is_file() else root / "images"
-        picture = _files.picture(folder if folder.is_dir() else root, name)
-        question = _conversation.clean(_files.first(row.cells, "question"), 1)
+        picture = files.picture(folder if folder.is_dir() else root, name)
+        question = conversations.clean(files.first(row.cells, "question"), 1)
         return [Sample((picture,), (Turn("user", question), Turn("assistant", "")), CLEAN, 0, row.source)]
 
-    return reading.each(_files.rows(table, "question"), convert, table)
+    return reading.each(files.rows(table, "question"), convert, table)

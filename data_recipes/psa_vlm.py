@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_recipes import _conversation, _files
-from data_recipes._about import About
-from data_recipes._reading import Reading
-from data_recipes._table import Row, shown
-from data_recipes.sample import DataError, Sample
+from data_recipes.core.about import About
+from data_recipes.core.reading import Reading
+from data_recipes.readers import conversations, files
+from data_recipes.readers.tables import Row, shown
+from safety_modules.sample import DataError, Sample
 from safety_modules.taxonomy import CLEAN
 
 ABOUT = About(
@@ -28,17 +28,19 @@ ABOUT = About(
     carve="train",
 )
 TYPES = ("politics", "illegal", "insults", "fairness", "privacy", "misleading", CLEAN)
-LABELS = {str(number): (name, 0 if name == CLEAN else 2) for number, name in enumerate(TYPES)}  # the level is the row's own
+LABELS = {
+    str(number): (name, 0 if name == CLEAN else 2) for number, name in enumerate(TYPES)
+}  # the level is the row's own
 
 
 def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
     """The conversations with their labels."""
-    table = root if root.is_file() else _files.find(root, f"{split}.jsonl", f"{split}.json")
+    table = root if root.is_file() else files.find(root, f"{split}.jsonl", f"{split}.json")
     folder = table.parent
 
     def convert(row: Row) -> list[Sample]:
-        pictures = tuple(_files.picture(folder, name) for name in _files.names(row.cells.get("image")))
-        turns = _conversation.turns(row.cells.get("conversations"), len(pictures))
+        pictures = tuple(files.picture(folder, name) for name in files.names(row.cells.get("image")))
+        turns = conversations.turns(row.cells.get("conversations"), len(pictures))
         kind, level = row.cells.get("safe_type"), row.cells.get("safe_level")
         if isinstance(level, bool) or not isinstance(level, int):
             raise DataError(f"safe_level {shown(level)} must be a whole number")
@@ -46,4 +48,4 @@ def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
         risk_type, own = reading.label(LABELS, name)
         return [Sample(pictures, turns, risk_type, own if name in reading.labels else level, row.source)]
 
-    return reading.each(_files.rows(table), convert, table)
+    return reading.each(files.rows(table), convert, table)

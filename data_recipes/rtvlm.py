@@ -17,11 +17,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_recipes import _conversation, _files, _splits
-from data_recipes._about import About
-from data_recipes._reading import Reading
-from data_recipes._table import Row
-from data_recipes.sample import DataError, Sample, Turn
+from data_recipes.core import splits
+from data_recipes.core.about import About
+from data_recipes.core.reading import Reading
+from data_recipes.readers import conversations, files
+from data_recipes.readers.tables import Row
+from safety_modules.sample import DataError, Sample, Turn
 
 ABOUT = About(
     title="RTVLM, Red Teaming Visual Language Models",
@@ -42,7 +43,12 @@ LABELS = {
     "misleading": ("misleading", 2),
     "order": ("misleading", 2),
 }
-TASKS = {**{name: name for name in LABELS}, "political": "politics", "race": "racial", "mislead": "misleading"}  # word -> task
+TASKS = {
+    **{name: name for name in LABELS},
+    "political": "politics",
+    "race": "racial",
+    "mislead": "misleading",
+}  # word -> task
 REFUSED = ("yes", "true", "1", "refused", "refuse")
 
 
@@ -50,17 +56,17 @@ def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
     """The rows of all tasks, or of one part of them."""
     found = reading.each(_rows(root), lambda row: [_sample(row, root, reading)], root)
     names = [[picture.name for picture in sample.images] or [f"text {sample.question}"] for sample in found]
-    parts = _splits.by_picture(names, TEST, "test")
+    parts = splits.by_picture(names, TEST, "test")
     return [sample for sample, part in zip(found, parts) if split in (part, "all")]
 
 
 def _rows(root: Path) -> Iterator[Row]:
-    files = sorted(path for path in root.rglob("*") if path.suffix in (".jsonl", ".json")) if root.is_dir() else []
-    if not files:
+    paths = sorted(path for path in root.rglob("*") if path.suffix in (".jsonl", ".json")) if root.is_dir() else []
+    if not paths:
         raise DataError(f"{root}: has no .jsonl or .json file; give the folder of the tasks' files")
-    for path in files:
+    for path in paths:
         task = next((TASKS[word] for word in sorted(TASKS, key=len, reverse=True) if word in path.stem.lower()), None)
-        for row in _files.rows(path):
+        for row in files.rows(path):
             if task is None:
                 yield Row(row.source, {}, f"no task is in the file's name {path.name!r}; known: {', '.join(TASKS)}")
             else:
@@ -69,12 +75,12 @@ def _rows(root: Path) -> Iterator[Row]:
 
 def _sample(row: Row, root: Path, reading: Reading) -> Sample:
     cells = row.cells
-    names = next((_files.names(cells[key]) for key in ("img", "image", "images") if not _files.empty(cells.get(key))), [])
+    names = next((files.names(cells[key]) for key in ("img", "image", "images") if not files.empty(cells.get(key))), [])
     pictures = tuple(_picture(name, (cells["folder"], root)) for name in names)
-    question = _conversation.clean(
-        _files.first(cells, "prompt", "instruction", "question", "questions", "question(s)"), len(pictures)
+    question = conversations.clean(
+        files.first(cells, "prompt", "instruction", "question", "questions", "question(s)"), len(pictures)
     )
-    answer = _files.first(cells, "answer", "answers", "answer(s)")
+    answer = files.first(cells, "answer", "answers", "answer(s)")
     risk_type, level = reading.label(LABELS, cells["task"])
     refused = next((cells[key] for key in ("refused_to_answer", "Refuse to Answer") if key in cells), None)
     if refused is not None and str(refused).strip().lower().rstrip(".") not in REFUSED:
@@ -86,7 +92,7 @@ def _picture(name: str, folders: tuple[Path, ...]) -> Path:
     """A picture below the file's folder or the root; the error is of the last of them."""
     for folder in folders:
         try:
-            return _files.picture(folder, name)
+            return files.picture(folder, name)
         except DataError as error:
             last = error
     raise last

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_recipes import _conversation, _files
-from data_recipes._about import About
-from data_recipes._reading import Reading
-from data_recipes._table import Row
-from data_recipes.sample import Sample, Turn
+from data_recipes.core.about import About
+from data_recipes.core.reading import Reading
+from data_recipes.readers import conversations, files
+from data_recipes.readers.tables import Row
+from safety_modules.sample import Sample, Turn
 
 ABOUT = About(
     title="SIUO",
@@ -40,14 +40,14 @@ LABELS = {
 
 def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
     """The questions with their reference answers."""
-    table = _files.find(root, "siuo_gen.json", "data/siuo_gen.json")
+    table = files.find(root, "siuo_gen.json", "data/siuo_gen.json")
     folder = next((place for place in (table.parent / "images", root / "images") if place.is_dir()), root)
 
     def convert(row: Row) -> list[Sample]:
-        picture = _files.picture(folder, _files.first(row.cells, "image"))
-        question = _conversation.clean(_files.text(row.cells, "question", needed=True), 1)
+        picture = files.picture(folder, files.first(row.cells, "image"))
+        question = conversations.clean(files.text(row.cells, "question", needed=True), 1)
         label = reading.label(LABELS, row.cells.get("category"))
-        answer = _files.text(row.cells, "reference_answer") or reading.texts.answer(*label, row.source)
+        answer = files.text(row.cells, "reference_answer") or reading.texts.answer(*label, row.source)
         return [Sample((picture,), (Turn("user", question), Turn("assistant", answer)), *label, row.source)]
 
-    return reading.each(_files.rows(table), convert, table)
+    return reading.each(files.rows(table), convert, table)

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_recipes import _conversation, _files, _hub
-from data_recipes._about import About
-from data_recipes._reading import Reading
-from data_recipes._table import Row
-from data_recipes.sample import Sample, Turn
+from data_recipes.core.about import About
+from data_recipes.core.reading import Reading
+from data_recipes.readers import conversations, files, hub
+from data_recipes.readers.tables import Row
+from safety_modules.sample import Sample, Turn
 from safety_modules.taxonomy import CLEAN
 
 ABOUT = About(
@@ -44,13 +44,13 @@ def samples(root: Path | str, split: str, reading: Reading) -> list[Sample]:
     """The questions with their preferred answers."""
 
     def convert(row: Row) -> list[Sample]:
-        pictures = _hub.pictures(row.cells, "image")
-        question = _conversation.clean(_files.text(row.cells, "question", needed=True), len(pictures))
+        pictures = hub.pictures(row.cells, "image")
+        question = conversations.clean(files.text(row.cells, "question", needed=True), len(pictures))
         label = (CLEAN, 0) if split == "help" else reading.label(LABELS, row.cells.get("class1") or UNLABELLED)
-        answer = "" if split in TESTS else _files.text(row.cells, "chosen", needed=True)
+        answer = "" if split in TESTS else files.text(row.cells, "chosen", needed=True)
         return [Sample(pictures, (Turn("user", question), Turn("assistant", answer)), *label, row.source)]
 
     config = {"train": None, "validation": "validation"}.get(split, "test")
-    files = (f"{split}-*.parquet", *(f"{folder}/{split}-*.parquet" for folder in ("data", "validation", "test")))
-    rows = _hub.rows(root, split, files, config, reading.stream)
+    patterns = (f"{split}-*.parquet", *(f"{folder}/{split}-*.parquet" for folder in ("data", "validation", "test")))
+    rows = hub.rows(root, split, patterns, config, reading.stream)
     return reading.each(rows, convert, root)

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_recipes import _files, _hub
-from data_recipes._about import About
-from data_recipes._reading import Reading
-from data_recipes._table import Row, shown
-from data_recipes.sample import DataError, Sample, Turn
+from data_recipes.core.about import About
+from data_recipes.core.reading import Reading
+from data_recipes.readers import files, hub
+from data_recipes.readers.tables import Row, shown
+from safety_modules.sample import DataError, Sample, Turn
 from safety_modules.taxonomy import CLEAN
 
 ABOUT = About(
@@ -46,12 +46,15 @@ def samples(root: Path | str, split: str, reading: Reading) -> list[Sample]:
     """The pictures, each with a composed question and answer."""
 
     def convert(row: Row) -> list[Sample]:
-        pictures = _hub.pictures(row.cells, "image")
-        verdict = _files.text(row.cells, "safety_label", needed=True).lower()
+        pictures = hub.pictures(row.cells, "image")
+        verdict = files.text(row.cells, "safety_label", needed=True).lower()
         if verdict not in ("safe", "unsafe"):
             raise DataError(f"safety_label {shown(verdict)} must be Safe or Unsafe")
         label = (CLEAN, 0) if verdict == "safe" else reading.label(LABELS, row.cells.get("category"))
-        turns = (Turn("user", reading.texts.question(row.source)), Turn("assistant", reading.texts.answer(*label, row.source)))
+        turns = (
+            Turn("user", reading.texts.question(row.source)),
+            Turn("assistant", reading.texts.answer(*label, row.source)),
+        )
         return [Sample(pictures, turns, *label, row.source)]
 
-    return reading.each(_hub.rows(root, split, first=reading.stream), convert, root)
+    return reading.each(hub.rows(root, split, first=reading.stream), convert, root)

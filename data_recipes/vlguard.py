@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_recipes import _conversation, _files
-from data_recipes._about import About
-from data_recipes._reading import Reading
-from data_recipes._rows import Label
-from data_recipes._table import Row, shown
-from data_recipes.sample import DataError, Sample, Turn
+from data_recipes.core.about import About
+from data_recipes.core.reading import Reading
+from data_recipes.core.rows import Label
+from data_recipes.readers import conversations, files
+from data_recipes.readers.tables import Row, shown
+from safety_modules.sample import DataError, Sample, Turn
 from safety_modules.taxonomy import CLEAN
 
 ABOUT = About(
@@ -44,34 +44,38 @@ LABELS = {  # harmful_subcategory, in small letters -> label
 
 def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
     """One sample for an unsafe picture, two for a safe one."""
-    table = _files.find(root, f"{split}.json")
+    table = files.find(root, f"{split}.json")
     folder = root / split if (root / split).is_dir() else root
 
     def convert(row: Row) -> list[Sample]:
-        picture = _files.picture(folder, row.cells.get("image"))
+        picture = files.picture(folder, row.cells.get("image"))
         safe, exchanges = row.cells.get("safe"), row.cells.get("instr-resp")
         if not isinstance(safe, bool) or not isinstance(exchanges, list) or not exchanges:
-            raise DataError(f"safe {shown(safe)} must be true or false, and instr-resp {shown(exchanges)} a list of exchanges")
+            raise DataError(
+                f"safe {shown(safe)} must be true or false, and instr-resp {shown(exchanges)} a list of exchanges"
+            )
         found = []
         for number, exchange in enumerate(exchanges):
-            key = next((key for key in ("instruction", "safe_instruction", "unsafe_instruction") if key in exchange), None)
+            key = next(
+                (key for key in ("instruction", "safe_instruction", "unsafe_instruction") if key in exchange), None
+            )
             if key is None or (key == "instruction") == safe:
                 raise DataError(f"instr-resp {shown(exchange)} does not go with safe {safe}")
             label = _label(row, key, reading)
             turns = tuple(
-                Turn(role, _conversation.clean(_files.text(exchange, name, needed=True), 1))
+                Turn(role, conversations.clean(files.text(exchange, name, needed=True), 1))
                 for role, name in (("user", key), ("assistant", "response"))
             )
             found.append(Sample((picture,), turns, *label, f"{row.source}/{number + 1}"))
         return found
 
-    return reading.each(_files.rows(table), convert, table)
+    return reading.each(files.rows(table), convert, table)
 
 
 def _label(row: Row, key: str, reading: Reading) -> Label:
     if key == "safe_instruction":
         return (CLEAN, 0)
     category = row.cells.get("harmful_subcategory")
-    if _files.empty(category) and key == "unsafe_instruction":
+    if files.empty(category) and key == "unsafe_instruction":
         return reading.label(LABELS, UNSAFE_TEXT)
     return reading.label(LABELS, str(category).strip().lower())

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_recipes import _conversation, _files, _hub
-from data_recipes._about import About
-from data_recipes._reading import Reading
-from data_recipes._table import Row
-from data_recipes.sample import Sample, Turn
+from data_recipes.core.about import About
+from data_recipes.core.reading import Reading
+from data_recipes.readers import conversations, files, hub
+from data_recipes.readers.tables import Row
+from safety_modules.sample import Sample, Turn
 
 ABOUT = About(
     title="VLSBench",
@@ -41,18 +41,18 @@ LABELS = {
 
 def samples(root: Path | str, split: str, reading: Reading) -> list[Sample]:
     """The requests, with composed answers."""
-    table = None if _hub.on_hub(root) or not (root / "data.json").is_file() else root / "data.json"
+    table = None if hub.on_hub(root) or not (root / "data.json").is_file() else root / "data.json"
 
     def convert(row: Row) -> list[Sample]:
         if table is None:
-            pictures = _hub.pictures(row.cells, "image")
+            pictures = hub.pictures(row.cells, "image")
         else:
-            name = _files.first(row.cells, "image_path", "image")
-            pictures = (_files.picture(root if (root / name).is_file() else root / "imgs", name),)
-        question = _conversation.clean(_files.text(row.cells, "instruction", needed=True), 1)
+            name = files.first(row.cells, "image_path", "image")
+            pictures = (files.picture(root if (root / name).is_file() else root / "imgs", name),)
+        question = conversations.clean(files.text(row.cells, "instruction", needed=True), 1)
         label = reading.label(LABELS, row.cells.get("category"))
         answer = reading.texts.answer(*label, row.source)
         return [Sample(pictures, (Turn("user", question), Turn("assistant", answer)), *label, row.source)]
 
-    rows = _files.rows(table) if table else _hub.rows(root, split, first=reading.stream)
+    rows = files.rows(table) if table else hub.rows(root, split, first=reading.stream)
     return reading.each(rows, convert, table or root)

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_recipes import _files
-from data_recipes._about import About
-from data_recipes._reading import Reading
-from data_recipes._table import Row
-from data_recipes.sample import DataError, Sample, Turn
+from data_recipes.core.about import About
+from data_recipes.core.reading import Reading
+from data_recipes.readers import files
+from data_recipes.readers.tables import Row
+from safety_modules.sample import DataError, Sample, Turn
 from safety_modules.taxonomy import CLEAN
 
 ABOUT = About(
@@ -39,11 +39,11 @@ LABELS = {
 
 def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
     """The requests; a harmless one has an empty answer."""
-    table = _files.find(root, "xstest_prompts.csv", "xstest_v2_prompts.csv")
+    table = files.find(root, "xstest_prompts.csv", "xstest_v2_prompts.csv")
 
     def convert(row: Row) -> list[Sample]:
-        prompt, kind = (_files.text(row.cells, name, needed=True) for name in ("prompt", "type"))
-        verdict = _files.text(row.cells, "label") or ("unsafe" if kind.startswith("contrast_") else "safe")
+        prompt, kind = (files.text(row.cells, name, needed=True) for name in ("prompt", "type"))
+        verdict = files.text(row.cells, "label") or ("unsafe" if kind.startswith("contrast_") else "safe")
         if verdict not in ("safe", "unsafe"):
             raise DataError(f"label {verdict!r} must be safe or unsafe")
         if split not in ("all", verdict):
@@ -52,4 +52,4 @@ def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
         answer = "" if verdict == "safe" else reading.texts.answer(*label, prompt, picture=False)
         return [Sample((), (Turn("user", prompt), Turn("assistant", answer)), *label, row.source)]
 
-    return reading.each(_files.rows(table, "prompt", "type"), convert, table)
+    return reading.each(files.rows(table, "prompt", "type"), convert, table)

@@ -8,16 +8,17 @@ __version__ = "0.1.0"
 _HOMES = {
     "Eta": "eta",
     "EtaSettings": "eta",
-    "JsonLines": "log",
-    "Policy": "policy",
+    "JsonLines": "decision.decision_log",
+    "Policy": "decision.policy",
     "SafePipeline": "pipeline",
     "SafeResult": "pipeline",
-    "SafeVLM": "modeling",
+    "SafeVLM": "model.safe_vlm",
     "SafetyConfig": "config",
     "Taxonomy": "taxonomy",
     "ask": "pipeline",
-    "export": "export",
-    "load_eta": "eta.recipe",
+    "export": "checkpoints.export",
+    "load": "checkpoints.load",
+    "load_eta": "eta.config_file",
 }
 __all__ = list(_HOMES)
 

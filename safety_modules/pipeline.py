@@ -10,16 +10,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from safety_modules import checkpoint
-from safety_modules.assessment import Assessment
-from safety_modules.calibration import Calibration
+from safety_modules.checkpoints.control_files import load_calibration, load_policy
+from safety_modules.checkpoints.load import load
+from safety_modules.decision.assessment import Assessment
+from safety_modules.decision.calibration import Calibration
+from safety_modules.decision.decision_log import record
+from safety_modules.decision.policy import Decision, Policy
 from safety_modules.eta import Eta, EtaResult
-from safety_modules.eta.head import HeadRisk
-from safety_modules.log import record
-from safety_modules.modeling import SafeVLM
-from safety_modules.policy import Decision, Policy
-from safety_modules.reading import HEAD
-from safety_modules.speaker import Ask, SafeSpeaker
+from safety_modules.eta.evaluators.head import HeadRisk
+from safety_modules.model.safe_vlm import SafeVLM
+from safety_modules.prompt.head_inputs import HEAD
+from safety_modules.safe_generator import Ask, SafeSpeaker
 from safety_modules.taxonomy import CLEAN
 
 ASSESS = (*HEAD, "pixel_values", "image_sizes")
@@ -98,9 +99,9 @@ class SafePipeline:
                 the base's own answers to the token.
             eta: see `SafePipeline`.
         """
-        model = SafeVLM.from_pretrained(folder, dtype=dtype, merge=merge).to(device)
-        calibration = checkpoint.load_calibration(folder, model.taxonomy)
-        return cls(model, checkpoint.load_policy(folder, model.taxonomy, calibration, policy), calibration, log, eta)
+        model = load(folder, dtype=dtype, merge=merge).to(device)
+        calibration = load_calibration(folder, model.taxonomy)
+        return cls(model, load_policy(folder, model.taxonomy, calibration, policy), calibration, log, eta)
 
     def assess(self, exchanges: Sequence[Sequence[dict]]) -> list[Assessment]:
         """Probabilities for each exchange (see `SafeProcessor` for messages); no language-model forward."""
@@ -151,7 +152,9 @@ class SafePipeline:
                 self.log(record(assessment, decision, self.policy))
         return judged
 
-    def __call__(self, exchanges: Sequence[Sequence[dict]], max_new_tokens: int = 256, language: str = "") -> list[SafeResult]:
+    def __call__(
+        self, exchanges: Sequence[Sequence[dict]], max_new_tokens: int = 256, language: str = ""
+    ) -> list[SafeResult]:
         """Answer a batch of exchanges.
 
         Args:
@@ -179,7 +182,9 @@ class SafePipeline:
         """
         answers, courses = dict(known or {}), {}
         if self.eta is not None:
-            ask = [i for i, (_, decision) in enumerate(judged) if i not in answers and decision.action in ("allow", "hint")]
+            ask = [
+                i for i, (_, decision) in enumerate(judged) if i not in answers and decision.action in ("allow", "hint")
+            ]
             courses = dict(zip(ask, self._align(exchanges, judged, ask, max_new_tokens, language, stored)))
             answers |= {i: course.answer for i, course in courses.items()}
         for base in (False, True):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from safety_modules.eta.speaker import Speaker
-from safety_modules.modeling import SafeVLM
+from safety_modules.eta.generator import Speaker
+from safety_modules.model.safe_vlm import SafeVLM
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class SafeSpeaker(Speaker):
         """As `Speaker.inputs`; with stored features, `inputs_embeds` (B, T, D) in place of pictures."""
         processor = self.safe.processor
         rows = [
-            processor.encode(ask.messages, hint=ask.hint, row=f"exchange {i}", stored=ask.stored) for i, ask in enumerate(asks)
+            processor.encode(ask.messages, hint=ask.hint, row=f"exchange {i}", stored=ask.stored)
+            for i, ask in enumerate(asks)
         ]
         batch = {name: value.to(self.model.device) for name, value in processor.collate(rows, side="left").items()}
         wanted = ("pixel_values", "image_sizes", "features")

@@ -113,7 +113,9 @@ class Taxonomy:
         """
         _keys("taxonomy", data, required={"types", "levels"}, allowed={"version", "types", "levels", "questions"})
         if not isinstance(data["types"], dict) or not isinstance(data["levels"], list):
-            raise TaxonomyError("taxonomy: types must be a mapping of names, levels a list; see safety_modules/taxonomy.yaml")
+            raise TaxonomyError(
+                "taxonomy: types must be a mapping of names, levels a list; see safety_modules/taxonomy.yaml"
+            )
         types, levels = [], []
         for name, row in data["types"].items():
             _keys(f"type {name!r}", row, required={"level", "hint"}, allowed={"level", "hint"})

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import torch
 
-from train.riskworld_base import make_base
+from train.experiments.riskworld_models.base import make_base
 
 
 def main() -> None:
     """Parse, train, print the figures."""
-    parser = argparse.ArgumentParser(description="Train riskworld's base model, a tiny LLaVA that obeys everything, on the CPU.")
+    parser = argparse.ArgumentParser(
+        description="Train riskworld's base model, a tiny LLaVA that obeys everything, on the CPU."
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder of the model")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tower-rows", type=int, default=300_000, help="pictures that the vision tower learns from")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from safety_modules.checkpoint import write_text
-from train import benchmark_measure as measure
-from train.benchmark import SHAPES
+from safety_modules.files import write_text
+from train.benchmarks import against_plain as measure
+from train.benchmarks.setup import SHAPES
 
 LIBRARIES = ("torch", "transformers", "peft")
 
@@ -28,7 +28,9 @@ def main(args: list[str] | None = None) -> None:
     options = parser.parse_args(args)
     shape, device = SHAPES[options.shape], "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and options.shape != "tiny":
-        parser.error(f"--shape {options.shape}: needs a GPU; on a CPU use --shape tiny, which counts the FLOPs of 7b as well")
+        parser.error(
+            f"--shape {options.shape}: needs a GPU; on a CPU use --shape tiny, which counts the FLOPs of 7b as well"
+        )
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     work, large = measure.flops(shape), measure.flops(SHAPES["7b"], limit=2)
     ways = measure.training(shape, device, dtype)
@@ -42,8 +44,12 @@ def main(args: list[str] | None = None) -> None:
         "packing_speedup": ways["packed"]["tokens_per_second"] / ways["labels"]["tokens_per_second"],
         "whole_speedup": ways["packed"]["tokens_per_second"] / ways["plain"]["tokens_per_second"],
         "guard_cache_speedup": guard["guard_rows_per_second"] / guard["stage1_rows_per_second"],
-        "train_overhead": ways["packed"]["overhead"] if device == "cuda" else large["packed"] / large["plain_packed"] - 1,
-        "train_overhead_is": "seconds" if device == "cuda" else "FLOPs at the 7b shape: a small model's are not in proportion",
+        "train_overhead": ways["packed"]["overhead"]
+        if device == "cuda"
+        else large["packed"] / large["plain_packed"] - 1,
+        "train_overhead_is": "seconds"
+        if device == "cuda"
+        else "FLOPs at the 7b shape: a small model's are not in proportion",
         "train_overhead_seconds": ways["packed"]["overhead"],
         "train_overhead_flops": work["packed"] / work["plain_packed"] - 1,
         "generate_overhead": answers["overhead_batch_1"],
@@ -54,7 +60,9 @@ def main(args: list[str] | None = None) -> None:
         "tokens_per_second": ways["packed"]["tokens_per_second"],
         "peak_memory_gib": memory,
         "raw": {
-            "ways": {name: {"what": measure.WAYS[name], **values, "flops": work.get(name)} for name, values in ways.items()},
+            "ways": {
+                name: {"what": measure.WAYS[name], **values, "flops": work.get(name)} for name, values in ways.items()
+            },
             "guard": guard,
             "answering": answers,
             "peak_flops": {"per_second": best, "source": source},

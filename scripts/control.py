@@ -8,17 +8,23 @@ from pathlib import Path
 from rich.console import Console
 
 from safety_modules.errors import user_errors_exit
-from safety_modules.evaluation import report
-from train import control
-from train.experiment import write_table
+from safety_modules.reporting import report
+from train.experiments import control
+from train.experiments.harness import write_table
 
 
 def main(args: list[str] | None = None) -> None:
     """Parse, run the seeds, collect all that were ever run there, print."""
     parser = argparse.ArgumentParser(prog="scripts.control", description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("runs/control"), help="folder of the run (default: runs/control)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of world and training, one run each (default: 0)")
-    parser.add_argument("--short", action="store_true", help="a few rows and steps: shows that all runs, reaches no target")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/control"), help="folder of the run (default: runs/control)"
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], help="of world and training, one run each (default: 0)"
+    )
+    parser.add_argument(
+        "--short", action="store_true", help="a few rows and steps: shows that all runs, reaches no target"
+    )
     parser.add_argument("--docs", type=Path, default=Path("docs/control.md"), help="page whose table is replaced")
     options = parser.parse_args(args)
     with user_errors_exit():
@@ -31,7 +37,9 @@ def main(args: list[str] | None = None) -> None:
         report.write(page, options.output / "report.html")
     console = Console()
     console.print(report.table(page))
-    console.print(f"numbers: {options.output / 'metrics.json'}\nreport:  {options.output / 'report.html'}", highlight=False)
+    console.print(
+        f"numbers: {options.output / 'metrics.json'}\nreport:  {options.output / 'report.html'}", highlight=False
+    )
 
 
 if __name__ == "__main__":

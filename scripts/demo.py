@@ -8,15 +8,17 @@ from pathlib import Path
 from rich.console import Console
 
 from safety_modules.errors import user_errors_exit
-from safety_modules.evaluation import report
-from train import demo
+from safety_modules.reporting import report
+from train.experiments import demo
 
 
 def main(args: list[str] | None = None) -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(prog="scripts.demo", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder of the run (default: runs/demo)")
-    parser.add_argument("--short", action="store_true", help="a tenth of the data: shows that all runs, reaches no target")
+    parser.add_argument(
+        "--short", action="store_true", help="a tenth of the data: shows that all runs, reaches no target"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the world and of training (default: 0)")
     options = parser.parse_args(args)
     with user_errors_exit():
@@ -24,7 +26,9 @@ def main(args: list[str] | None = None) -> None:
         report.write(result, options.output / "report.html")
     console = Console()
     console.print(report.table(result))
-    console.print(f"numbers: {options.output / 'metrics.json'}\nreport:  {options.output / 'report.html'}", highlight=False)
+    console.print(
+        f"numbers: {options.output / 'metrics.json'}\nreport:  {options.output / 'report.html'}", highlight=False
+    )
 
 
 if __name__ == "__main__":

@@ -8,28 +8,36 @@ from pathlib import Path
 from rich.console import Console
 
 from safety_modules.errors import user_errors_exit
-from safety_modules.evaluation import report
-from train import eta
-from train.experiment import write_table
+from safety_modules.reporting import report
+from train.experiments import eta_study
+from train.experiments.harness import write_table
 
 
 def main(args: list[str] | None = None) -> None:
     """Parse, run, write the report, print."""
     parser = argparse.ArgumentParser(prog="scripts.eta", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/eta"), help="folder of the run (default: runs/eta)")
-    parser.add_argument("--world", type=Path, default=Path("runs/control"), help="of world and training, shared with control")
+    parser.add_argument(
+        "--world", type=Path, default=Path("runs/control"), help="of world and training, shared with control"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of world and training (default: 0)")
-    parser.add_argument("--short", action="store_true", help="a few rows and steps: shows that all runs, reaches no target")
+    parser.add_argument(
+        "--short", action="store_true", help="a few rows and steps: shows that all runs, reaches no target"
+    )
     parser.add_argument("--docs", type=Path, default=Path("docs/eta.md"), help="page whose table is replaced")
     options = parser.parse_args(args)
     with user_errors_exit():
-        page, table = eta.run(options.output, options.world, options.seed, eta.SHORT if options.short else eta.FULL)
+        page, table = eta_study.run(
+            options.output, options.world, options.seed, eta_study.SHORT if options.short else eta_study.FULL
+        )
         if not options.short:
             write_table(options.docs, table)
         report.write(page, options.output / "report.html")
     console = Console()
     console.print(report.table(page))
-    console.print(f"numbers: {options.output / 'metrics.json'}\nreport:  {options.output / 'report.html'}", highlight=False)
+    console.print(
+        f"numbers: {options.output / 'metrics.json'}\nreport:  {options.output / 'report.html'}", highlight=False
+    )
 
 
 if __name__ == "__main__":

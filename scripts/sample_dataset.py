@@ -15,10 +15,10 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from data_recipes._heldout import NEAR, perceptual_hash
-from safety_modules.checkpoint import fresh_folder
+from data_recipes.core.held_out import NEAR, perceptual_hash
 from safety_modules.errors import UserError, user_errors_exit
-from safety_modules.images import load_image
+from safety_modules.files import fresh_folder
+from safety_modules.prompt.images import load_image
 
 TRAINED = 200  # FigStep pictures to train on
 CROPS = {True: 40, False: 10}  # crops of each photograph, to train on and left out
@@ -37,7 +37,7 @@ levels:
 
 def main(args: list[str] | None = None) -> None:
     """Parse, write, print the folder."""
-    parser = argparse.ArgumentParser(prog="scripts.trial", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts.sample_dataset", description=__doc__)
     parser.add_argument("figstep", type=Path, help="folder of FigStep's pictures (SafeBench, .png)")
     parser.add_argument("photographs", type=Path, help="folder of photographs (.jpg)")
     parser.add_argument("output", type=Path, help="the new folder: pictures/, labels.csv, held_out/, taxonomy.yaml")

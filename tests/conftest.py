@@ -1,15 +1,19 @@
 import os
 
+from safety_modules.checkpoints.format import ADAPTER
+from safety_modules.checkpoints.save import save_safety
+from safety_modules.files import fresh_folder
+
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from peft import LoraConfig, get_peft_model
 
-from safety_modules import SafeVLM, checkpoint
-from train import features
+from safety_modules import SafeVLM
+from train.features import store
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +44,9 @@ def trained(base, model, tmp_path):
         for name, parameter in model.named_parameters():
             if "lora_B" in name or "llm_tokens" in name:
                 parameter.normal_(std=0.5)
-    with checkpoint.fresh_folder(tmp_path / "trained") as folder:
-        checkpoint.save_safety(model, folder, str(base))
-        adapted.save_pretrained(folder / checkpoint.ADAPTER)
+    with fresh_folder(tmp_path / "trained") as folder:
+        save_safety(model, folder, str(base))
+        adapted.save_pretrained(folder / ADAPTER)
     return tmp_path / "trained"
 
 
@@ -65,11 +69,11 @@ def pictures(tmp_path):
 @pytest.fixture
 def computed(monkeypatch):
     """Pictures that the tower is asked for, in order."""
-    asked, real = [], features._entries
+    asked, real = [], store._entries
 
     def entries(model, pictures, *more):
         asked.extend(pictures.values())
         return real(model, pictures, *more)
 
-    monkeypatch.setattr(features, "_entries", entries)
+    monkeypatch.setattr(store, "_entries", entries)
     return asked

@@ -1,14 +1,16 @@
 import json
 
 import pytest
-import tiny
-from test_modeling import EXCHANGES
+from helpers import tiny
+from helpers.exchanges import OF_ALL_KINDS
 
-from safety_modules import SafePipeline, ask, checkpoint
-from safety_modules.export import export
-from safety_modules.log import JsonLines
-from safety_modules.policy import Policy
-from train.evaluate import base_pipeline
+from safety_modules import SafePipeline, ask
+from safety_modules.checkpoints.export import export
+from safety_modules.checkpoints.format import CheckpointError
+from safety_modules.checkpoints.load import load
+from safety_modules.decision.decision_log import JsonLines
+from safety_modules.decision.policy import Policy
+from safety_modules.evaluation.evaluate import base_pipeline
 
 
 def policy(model, **default):
@@ -17,10 +19,10 @@ def policy(model, **default):
 
 def test_the_vision_tower_runs_once_for_verdict_and_answer(model):
     pipeline = SafePipeline(model, policy(model, threshold=1.0))
-    expected = pipeline.answer(EXCHANGES, [""] * len(EXCHANGES), 8)
+    expected = pipeline.answer(OF_ALL_KINDS, [""] * len(OF_ALL_KINDS), 8)
     calls = []
     model.base.model.vision_tower.register_forward_pre_hook(lambda *_: calls.append(1))
-    assert [result.answer for result in pipeline(EXCHANGES, max_new_tokens=8)] == expected
+    assert [result.answer for result in pipeline(OF_ALL_KINDS, max_new_tokens=8)] == expected
     assert calls == [1]
 
 
@@ -28,16 +30,16 @@ def test_a_category_that_is_off_gets_the_bases_answers(trained, base):
     """Unmerged, the action "base" gives the base's tokens, and the next exchange has the adapters again."""
     pipeline = SafePipeline.from_pretrained(trained, merge=False)
     pipeline.policy = policy(pipeline.model, threshold=0.0, enabled=False)
-    expected = base_pipeline(base).answer(EXCHANGES, [""] * len(EXCHANGES), 8)
-    results = pipeline(EXCHANGES, max_new_tokens=8)
-    assert [result.action for result in results] == ["base"] * len(EXCHANGES)
+    expected = base_pipeline(base).answer(OF_ALL_KINDS, [""] * len(OF_ALL_KINDS), 8)
+    results = pipeline(OF_ALL_KINDS, max_new_tokens=8)
+    assert [result.action for result in results] == ["base"] * len(OF_ALL_KINDS)
     assert [result.answer for result in results] == expected
     pipeline.policy = policy(pipeline.model, threshold=1.0)
-    tuned = pipeline(EXCHANGES, max_new_tokens=8)
-    assert [result.action for result in tuned] == ["allow"] * len(EXCHANGES)
+    tuned = pipeline(OF_ALL_KINDS, max_new_tokens=8)
+    assert [result.action for result in tuned] == ["allow"] * len(OF_ALL_KINDS)
     assert [result.answer for result in tuned] != expected
     merged = SafePipeline.from_pretrained(trained)
-    assert [r.answer for r in tuned] == merged.answer(EXCHANGES, [""] * len(EXCHANGES), 8)
+    assert [r.answer for r in tuned] == merged.answer(OF_ALL_KINDS, [""] * len(OF_ALL_KINDS), 8)
 
 
 def test_a_policy_can_be_changed_between_calls_and_every_decision_is_logged(model, tmp_path):
@@ -45,9 +47,9 @@ def test_a_policy_can_be_changed_between_calls_and_every_decision_is_logged(mode
         model, policy(model, threshold=0.0, actions={"careful": "refuse", "limited": "refuse", "refuse": "refuse"})
     )
     pipeline.log = JsonLines(tmp_path / "log.jsonl")
-    first = pipeline(EXCHANGES, max_new_tokens=2)
+    first = pipeline(OF_ALL_KINDS, max_new_tokens=2)
     pipeline.policy = Policy.from_dict({"version": "night", "default": {"threshold": 1.0}}, model.taxonomy)
-    second = pipeline(EXCHANGES, max_new_tokens=2)
+    second = pipeline(OF_ALL_KINDS, max_new_tokens=2)
     assert {result.action for result in first} == {"refuse"} and {result.action for result in second} == {"allow"}
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["action"] for line in lines] == ["refuse"] * 3 + ["allow"] * 3
@@ -75,8 +77,8 @@ def test_no_safety_tokens_in_the_bases_prompt(model):
 
 def test_a_head_without_its_language_model_assesses_and_decides(trained, tmp_path):
     whole = SafePipeline.from_pretrained(export(trained, tmp_path / "export"))
-    alone = checkpoint.load(tmp_path / "export", language_model=False)
+    alone = load(tmp_path / "export", language_model=False)
     exchange = ask("what is it?", [tiny.picture(0)])
     assert SafePipeline(alone, whole.policy, whole.calibration).decide([exchange]) == whole.decide([exchange])
-    with pytest.raises(checkpoint.CheckpointError, match="its adapter changes .*vision_tower.* export the folder first"):
-        checkpoint.load(trained, language_model=False)  # these layers are in the tower as well
+    with pytest.raises(CheckpointError, match="its adapter changes .*vision_tower.* export the folder first"):
+        load(trained, language_model=False)  # these layers are in the tower as well

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 import data_recipes
-from data_recipes import _look
 from data_recipes.__main__ import main as data_main
+from data_recipes.inspection import image_scan
+from safety_modules.cli import audit, export, moderate
 from safety_modules.taxonomy import Taxonomy
-from scripts import audit, export, moderate, trial
+from scripts import sample_dataset
 from train.run import main as train_main
 
 DATA = os.environ.get("SAFETY_MODULES_DATA")
@@ -20,15 +21,20 @@ CONFIG = Path(__file__).parents[1] / "train" / "configs" / "demo_custom.yaml"
 
 def test_figstep_as_custom_data_trains_exports_and_moderates(tmp_path):
     data, run = tmp_path / "data", tmp_path / "run"
-    trial.main([f"{DATA}/figstep/images", f"{DATA}/benign", str(data)])
+    sample_dataset.main([f"{DATA}/figstep/images", f"{DATA}/benign", str(data)])
     own = ["--data.root", str(data), "--taxonomy", str(data / "taxonomy.yaml"), "--output", str(run)]
     train_main(["--config", str(CONFIG), *own, "--trainer.report_to", "none"])
     export.main([str(run / "final"), str(run / "export")])
     moderate.main([str(run / "export"), str(data / "held_out"), "--output", str(run / "verdicts.jsonl")])
     rows = [json.loads(line) for line in (run / "verdicts.jsonl").read_text().splitlines()]
-    audit.main(["--data", f"{DATA}/benign", "--model", str(run / "export"), "--output", str(run / "audit"), "--device", "cpu"])
+    audit.main(
+        ["--data", f"{DATA}/benign", "--model", str(run / "export"), "--output", str(run / "audit"), "--device", "cpu"]
+    )
     assert len((run / "audit/kept.txt").read_text().splitlines()) == 5, "all photographs are kept"
-    right = {kind: [row["fired"] == kind for row in rows if f"/{kind}/" in row["image"]] for kind in ("forbidden_text", "clean")}
+    right = {
+        kind: [row["fired"] == kind for row in rows if f"/{kind}/" in row["image"]]
+        for kind in ("forbidden_text", "clean")
+    }
     assert len(right["forbidden_text"]) == 50 and len(right["clean"]) == 50
     assert all(sum(flags) / len(flags) >= 0.9 for flags in right.values()), right
 
@@ -43,13 +49,22 @@ def test_figsteps_files_are_read_end_to_end(tmp_path):
 
 def test_xstests_file_is_read_end_to_end(tmp_path):
     rows = data_recipes.load("xstest", f"{DATA}/xstest", "all", Taxonomy.default())
-    assert len(rows) == 450 and rows.counts() == {("clean", 0): 250, ("illegal", 3): 150, ("fairness", 2): 25, ("privacy", 2): 25}
-    assert data_main(["inspect", "xstest", "--root", f"{DATA}/xstest", "--split", "all", "--output", str(tmp_path)]) == 0
+    assert len(rows) == 450 and rows.counts() == {
+        ("clean", 0): 250,
+        ("illegal", 3): 150,
+        ("fairness", 2): 25,
+        ("privacy", 2): 25,
+    }
+    assert (
+        data_main(["inspect", "xstest", "--root", f"{DATA}/xstest", "--split", "all", "--output", str(tmp_path)]) == 0
+    )
 
 
 def test_photographs_are_read_as_a_folder_of_clean_pictures(tmp_path):
     (tmp_path / "public").symlink_to(f"{DATA}/benign")
     with pytest.raises(data_recipes.DataError, match="leaves"):
         data_recipes.load("image_folder", tmp_path, "train+validation", Taxonomy.default())
-    looks = [_look.look(path, "row") for path in sorted(Path(DATA, "benign").glob("*.jpg"))]
-    assert len(looks) == 5 and all(look.mark and look.format == "JPEG" for look in looks) and not _look.alike(looks)
+    looks = [image_scan.look(path, "row") for path in sorted(Path(DATA, "benign").glob("*.jpg"))]
+    assert (
+        len(looks) == 5 and all(look.mark and look.format == "JPEG" for look in looks) and not image_scan.alike(looks)
+    )

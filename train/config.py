@@ -11,9 +11,9 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from transformers import TrainingArguments
 
-from data_recipes._mixture import Source
+from data_recipes.core.mixture import Source
 from safety_modules.config import ConfigError, SafetyConfig
-from safety_modules.quantization import KINDS
+from safety_modules.model.quantization import KINDS
 from safety_modules.taxonomy import nearest
 
 
@@ -58,7 +58,9 @@ class DataConfig:
         if not self.train:
             raise ConfigError("data.train is empty; name at least one recipe")
         if self.clean_share is not None and not 0 < self.clean_share < 1:
-            raise ConfigError(f"data.clean_share: {self.clean_share} is a share and must be above 0 and below 1; or null")
+            raise ConfigError(
+                f"data.clean_share: {self.clean_share} is a share and must be above 0 and below 1; or null"
+            )
         if self.max_repeats < 1:
             raise ConfigError(f"data.max_repeats: {self.max_repeats} must be at least 1")
         for name in ("hint_rate", "forge_rate", "balance"):
@@ -117,7 +119,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if (self.base is None) == (self.modules is None):
-            raise ConfigError(f"base {self.base!r} and modules {self.modules!r}: give one, base to start, modules to go on")
+            raise ConfigError(
+                f"base {self.base!r} and modules {self.modules!r}: give one, base to start, modules to go on"
+            )
         if self.modules and (self.safety or self.taxonomy):
             raise ConfigError("safety and taxonomy come with the modules' folder; remove them, or start from a base")
         if self.quantize is not None and self.quantize not in KINDS:
@@ -127,13 +131,19 @@ class TrainConfig:
                 f"quantize {self.quantize!r} without lora: quantised weights cannot be trained; add lora, or remove it"
             )
         if self.quantize and self.guard:
-            raise ConfigError(f"quantize {self.quantize!r} with guard: the language model is not loaded; remove one of them")
+            raise ConfigError(
+                f"quantize {self.quantize!r} with guard: the language model is not loaded; remove one of them"
+            )
         if self.trainer.get("eval_strategy", "no") not in ("no", False) and not self.data.validation:
-            raise ConfigError("trainer.eval_strategy is set but data.validation is empty; name a recipe there, or set 'no'")
+            raise ConfigError(
+                "trainer.eval_strategy is set but data.validation is empty; name a recipe there, or set 'no'"
+            )
         names = [f.name for f in dataclasses.fields(TrainingArguments)]
         for key in self.trainer:
             if key not in names:
-                raise ConfigError(f"trainer.{key}: TrainingArguments has no such field; {nearest(key, names).split('valid')[0]}")
+                raise ConfigError(
+                    f"trainer.{key}: TrainingArguments has no such field; {nearest(key, names).split('valid')[0]}"
+                )
 
 
 def read_config(args: list[str] | None = None) -> TrainConfig:
@@ -165,4 +175,6 @@ def _reason(error: Exception) -> str:
 
 def _names() -> list[str]:
     """Every key that a stage's YAML may have."""
-    return [f.name for kind in (TrainConfig, DataConfig, Source, SafetyConfig, LoraConfig) for f in dataclasses.fields(kind)]
+    return [
+        f.name for kind in (TrainConfig, DataConfig, Source, SafetyConfig, LoraConfig) for f in dataclasses.fields(kind)
+    ]

@@ -12,13 +12,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from safety_modules.checkpoint import write_text
 from safety_modules.config import ConfigError
 from safety_modules.errors import user_errors_exit
+from safety_modules.files import write_text
 from train.config import TrainConfig, read_config
-from train.forecast import Plan, plan
-from train.memory import CUDA, GIB, Strategy
-from train.probe import measure
+from train.planning.estimate import Plan, plan
+from train.planning.memory import CUDA, GIB, Strategy
+from train.planning.throughput import measure
 
 
 def main(args: list[str] | None = None) -> None:
@@ -31,7 +31,9 @@ def main(args: list[str] | None = None) -> None:
     options, rest = parser.parse_known_args(args)
     with user_errors_exit():
         if options.gpus < 1 or options.probe < 0 or options.probe == 1:
-            raise ConfigError(f"--gpus {options.gpus} --probe {options.probe}: at least 1 GPU, and 0 or at least 2 steps")
+            raise ConfigError(
+                f"--gpus {options.gpus} --probe {options.probe}: at least 1 GPU, and 0 or at least 2 steps"
+            )
         made = plan(config := read_config(rest), options.gpus, options.memory)
         first = int(os.environ.get("RANK", 0)) == 0
         if first:
@@ -50,7 +52,9 @@ def show(made: Plan, config: TrainConfig, args: list[str]) -> None:
     table = _table("Parameters", "part", "dtype", "trained", "frozen", "GiB")
     for count in made.counts:
         number = f"{count.parameters:,}"
-        table.add_row(count.part, count.dtype, *((number, "") if count.trained else ("", number)), f"{count.bytes / GIB:.2f}")
+        table.add_row(
+            count.part, count.dtype, *((number, "") if count.trained else ("", number)), f"{count.bytes / GIB:.2f}"
+        )
     sums = [sum(c.parameters for c in made.counts if c.trained is fate) for fate in (True, False)]
     table.add_row("all", "", *(f"{n:,}" for n in sums), f"{sum(c.bytes for c in made.counts) / GIB:.2f}", style="bold")
     console.print(table)
@@ -62,7 +66,15 @@ def show(made: Plan, config: TrainConfig, args: list[str]) -> None:
     )
     for row in made.rows:
         held = row.states
-        parts = (held.weights, held.gradients, held.optimizer, held.copies, held.buffers, sum(row.activations.values()), row.peak)
+        parts = (
+            held.weights,
+            held.gradients,
+            held.optimizer,
+            held.copies,
+            held.buffers,
+            sum(row.activations.values()),
+            row.peak,
+        )
         numbers = [f"{value / GIB:.1f}" for value in (*parts, held.host)]
         table.add_row(row.strategy.name, *numbers, row.verdict, style="bold" if row is made.cheapest() else "")
     console.print(table)
@@ -71,7 +83,8 @@ def show(made: Plan, config: TrainConfig, args: list[str]) -> None:
         console.print(f"Nothing fits {made.memory / GIB:.0f} GiB: {remedies(config)}")
     else:
         console.print(
-            f"{best.strategy.name} {best.verdict}:\n  {command(best.strategy, config, args, made.processes)}", soft_wrap=True
+            f"{best.strategy.name} {best.verdict}:\n  {command(best.strategy, config, args, made.processes)}",
+            soft_wrap=True,
         )
     steps = made.steps
     console.print(
@@ -81,7 +94,9 @@ def show(made: Plan, config: TrainConfig, args: list[str]) -> None:
         soft_wrap=True,
     )
     if steps.disk > steps.free:
-        console.print(f"The disk of {config.output} is too small: make room, or set trainer.save_total_limit to 1", style="bold")
+        console.print(
+            f"The disk of {config.output} is too small: make room, or set trainer.save_total_limit to 1", style="bold"
+        )
     if steps.done:
         console.print(f"{config.output} has an unfinished run: it would go on from step {steps.done:,}", soft_wrap=True)
 
@@ -100,9 +115,13 @@ def show_speed(made: Plan) -> None:
         console.print("The hours are those of this machine, not of a GPU", soft_wrap=True)
     elif speed.processes != made.processes:
         hours = made.hours() * speed.processes / made.processes
-        console.print(f"{made.processes} such GPUs: {hours:.3g} hours if they do not wait for each other", soft_wrap=True)
+        console.print(
+            f"{made.processes} such GPUs: {hours:.3g} hours if they do not wait for each other", soft_wrap=True
+        )
     if speed.peak:
-        console.print(f"{speed.peak / GIB:.1f} GiB of the GPU at most, without CUDA's own {CUDA / GIB:.0f}", soft_wrap=True)
+        console.print(
+            f"{speed.peak / GIB:.1f} GiB of the GPU at most, without CUDA's own {CUDA / GIB:.0f}", soft_wrap=True
+        )
 
 
 def command(chosen: Strategy, config: TrainConfig, args: list[str], processes: int) -> str:

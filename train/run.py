@@ -13,29 +13,32 @@ from peft import PeftModel, get_peft_model
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 
-from data_recipes._mixture import Part
-from data_recipes._show import show
-from data_recipes.sample import DataError
-from safety_modules import checkpoint
-from safety_modules.base import load_base
-from safety_modules.checkpoint import write_text
+from data_recipes.core.mixture import Part
+from data_recipes.core.mixture_table import show
+from safety_modules.checkpoints.control_files import copy_control
+from safety_modules.checkpoints.format import ADAPTER, read_meta
+from safety_modules.checkpoints.load import load
+from safety_modules.checkpoints.save import save_safety
 from safety_modules.config import ConfigError, SafetyConfig
 from safety_modules.errors import user_errors_exit
-from safety_modules.modeling import SafeVLM
-from safety_modules.packing import enable_packing
-from safety_modules.quantization import Quantization
+from safety_modules.files import fresh_folder, write_text
+from safety_modules.model.load_base import load_base
+from safety_modules.model.packing import enable_packing
+from safety_modules.model.quantization import Quantization
+from safety_modules.model.safe_vlm import SafeVLM
+from safety_modules.sample import DataError
 from safety_modules.taxonomy import Taxonomy
 from train.config import LoraConfig, TrainConfig, read_config
-from train.data import Collator, Exchanges
-from train.features import FeatureStore
-from train.guard import Features, collate_features
-from train.kernels import apply_kernels, refuse_kernels
-from train.mixture import read_train, read_validation, refuse_leaks
-from train.refusals import refuse_precision, refuse_rules, refuse_setting
-from train.survival import Manifest, Stop, disk_error, from_worker, half_written, last_whole, same_steps
-from train.trainer import SafetyTrainer
-from train.universal import Repair, convert, cut_for_others
-from train.weights import whole_weights
+from train.data.dataset import Collator, Exchanges
+from train.data.head_only import Features, collate_features
+from train.data.mixture import read_train, read_validation, refuse_leaks
+from train.features.store import FeatureStore
+from train.loop.checks import refuse_precision, refuse_rules, refuse_setting
+from train.loop.liger import apply_kernels, refuse_kernels
+from train.loop.reshard import Repair, convert, cut_for_others
+from train.loop.resume import Manifest, Stop, disk_error, from_worker, half_written, last_whole, same_steps
+from train.loop.trainer import SafetyTrainer
+from train.loop.zero_weights import whole_weights
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +162,9 @@ def training_arguments(config: TrainConfig) -> TrainingArguments:
         batch, parts = (int(values.get(name, default)) for name, default in BATCH)
         values["gradient_accumulation_steps"] = same_steps(last, batch, parts, processes)
         if deepspeed and cut_for_others(last, processes):
-            settings = deepspeed if isinstance(deepspeed, dict) else json.loads(Path(deepspeed).read_text(encoding="utf-8"))
+            settings = (
+                deepspeed if isinstance(deepspeed, dict) else json.loads(Path(deepspeed).read_text(encoding="utf-8"))
+            )
             values["deepspeed"] = {**settings, "checkpoint": {"load_universal": True}}
     # YAML reads a bare `no` as false
     return TrainingArguments(**{k: "no" if k.endswith("_strategy") and v is False else v for k, v in values.items()})
@@ -174,17 +179,21 @@ def build(config: TrainConfig) -> tuple[SafeVLM, str]:
         "quantize": Quantization(config.quantize, compute) if config.quantize else None,
     }
     if config.modules:
-        if (Path(config.modules) / checkpoint.ADAPTER).exists():
-            raise ConfigError(f"modules: {config.modules} holds LoRA weights; export it first and go on from the export")
-        base = checkpoint.base_of(config.modules)
-        return checkpoint.load(config.modules, **held), config.modules if base == "." else base
+        if (Path(config.modules) / ADAPTER).exists():
+            raise ConfigError(
+                f"modules: {config.modules} holds LoRA weights; export it first and go on from the export"
+            )
+        base = read_meta(config.modules).base
+        return load(config.modules, **held), config.modules if base == "." else base
     taxonomy = Taxonomy.from_yaml(config.taxonomy) if config.taxonomy else Taxonomy.default()
     modules = config.safety or SafetyConfig()
     try:
         loaded = load_base(config.base, **held)
     except OSError as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"base: {config.base!r} cannot be loaded ({reason}); name its folder, or its hub name") from error
+        raise ConfigError(
+            f"base: {config.base!r} cannot be loaded ({reason}); name its folder, or its hub name"
+        ) from error
     set_seed(config.trainer.get("seed", 42))  # here, because loading draws as well under ZeRO-3
     return SafeVLM.attach(loaded, modules, taxonomy), config.base
 
@@ -193,8 +202,7 @@ def add_lora(model: SafeVLM, config: LoraConfig) -> PeftModel:
     """Put adapters into the base in place, on every linear layer of the language model's blocks."""
     layers = linear_layers(model.base)
     return get_peft_model(
-        model.base,
-        PeftLora(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=layers),
+        model.base, PeftLora(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=layers)
     )
 
 
@@ -220,20 +228,25 @@ def save(trainer: SafetyTrainer, adapter: PeftModel | None, base: str, output: P
     weights = whole_weights(model, wanted, keep=trainer.is_world_process_zero())
     if not trainer.is_world_process_zero():
         return
-    part = {kind: {n.removeprefix(kind): v for n, v in weights.items() if n.startswith(kind)} for kind in ("base.", "safety.")}
-    with checkpoint.fresh_folder(output / FINAL) as folder:
+    part = {
+        kind: {n.removeprefix(kind): v for n, v in weights.items() if n.startswith(kind)}
+        for kind in ("base.", "safety.")
+    }
+    with fresh_folder(output / FINAL) as folder:
         if adapter is not None:
             layers = {f"base_model.model.{name}": value for name, value in part["base."].items()}
-            adapter.save_pretrained(folder / checkpoint.ADAPTER, state_dict=layers)
+            adapter.save_pretrained(folder / ADAPTER, state_dict=layers)
         if full:
             dtype = model.base.dtype
             if trainer.is_deepspeed_enabled:
                 model.base._weight_conversions = None  # under ZeRO-3 transformers notes more renamings than it made
-            model.base.save_pretrained(folder, state_dict={name: value.to(dtype) for name, value in part["base."].items()})
+            model.base.save_pretrained(
+                folder, state_dict={name: value.to(dtype) for name, value in part["base."].items()}
+            )
             model.processor.save_pretrained(folder)
-        checkpoint.save_safety(model, folder, base="." if full else base, state=part["safety."])
+        save_safety(model, folder, base="." if full else base, state=part["safety."])
         if source:
-            checkpoint.carry(source, folder)
+            copy_control(source, folder)
     (output / "history.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n", encoding="utf-8")
 
 

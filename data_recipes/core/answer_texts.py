@@ -8,12 +8,12 @@ from pathlib import Path
 
 import yaml
 
-from data_recipes._splits import share
-from data_recipes._table import shown
-from data_recipes.sample import DataError
+from data_recipes.core.splits import share
+from data_recipes.readers.tables import shown
+from safety_modules.sample import DataError
 from safety_modules.taxonomy import Taxonomy, nearest
 
-FOLDER = Path(__file__).with_name("texts")
+FOLDER = Path(__file__).parents[1] / "texts"
 KINDS = ("safe", "careful", "limited", "refuse")  # of answers, by level
 KEYS = ("questions", "picture", "text", "subjects", "reasons", "answers")
 UNKNOWN = re.compile(r"\{(?!(what|hint|reason)\})[^}]*\}?")
@@ -43,7 +43,9 @@ class Texts:
         path = Path(name).expanduser() if "/" in name or name.endswith(".yaml") else FOLDER / f"{name}.yaml"
         known = sorted(file.stem for file in FOLDER.glob("*.yaml"))
         if not path.is_file():
-            raise DataError(f"language {language!r}; {nearest(name, known)}; or give the path of a file like {FOLDER}/en.yaml")
+            raise DataError(
+                f"language {language!r}; {nearest(name, known)}; or give the path of a file like {FOLDER}/en.yaml"
+            )
         try:
             parts = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -109,13 +111,19 @@ def _check(path: Path, parts: object) -> None:
     slots = [slot for slots in kinds for slot in (slots if isinstance(slots, list) and slots else [None])]
     lists = [parts.get("questions"), *slots, *maps["reasons"].values()]
     if "any" not in maps["reasons"] or not all(_texts(item) for item in lists):
-        raise DataError(f"{path}: questions, each slot of answers ({', '.join(KINDS)}) and reasons (one named any) must be texts")
+        raise DataError(
+            f"{path}: questions, each slot of answers ({', '.join(KINDS)}) and reasons (one named any) must be texts"
+        )
     names = [parts.get("picture"), parts.get("text"), *maps["subjects"].values()]
     if not all(isinstance(name, str) for name in names):
-        raise DataError(f"{path}: picture and text must say, and subjects may, what an answer is about, such as 'this picture'")
+        raise DataError(
+            f"{path}: picture and text must say, and subjects may, what an answer is about, such as 'this picture'"
+        )
     for text in (*names, *(text for item in lists for text in item)):
         if unknown := UNKNOWN.search(text):
-            raise DataError(f"{path}: {text!r} has {unknown[0]!r}; a text may hold {{what}}, {{hint}} and {{reason}} alone")
+            raise DataError(
+                f"{path}: {text!r} has {unknown[0]!r}; a text may hold {{what}}, {{hint}} and {{reason}} alone"
+            )
 
 
 def _texts(item: object) -> bool:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from data_recipes._mixture import Source, is_number
-from data_recipes.sample import DataError
+from data_recipes.core.mixture import Source, is_number
+from safety_modules.sample import DataError
 from safety_modules.taxonomy import nearest
 
 
@@ -72,7 +72,9 @@ class Plan:
 
 def _sources(path: Path, name: str, value: object) -> list[Source]:
     if not isinstance(value, list):
-        raise DataError(f"{path}: {name} {value!r} must be a list of sources, such as [{{recipe: custom, split: train}}]")
+        raise DataError(
+            f"{path}: {name} {value!r} must be a list of sources, such as [{{recipe: custom, split: train}}]"
+        )
     return [_source(path, row) for row in value]
 
 
@@ -82,5 +84,7 @@ def _source(path: Path, row: object) -> Source:
         raise DataError(f"{path}: source {row!r} must be a mapping with recipe; it may have {', '.join(names[1:])}")
     for name in row:
         if name not in names:
-            raise DataError(f"{path}: source {row['recipe']!r} has an unknown key {name!r}; {nearest(str(name), names)}")
+            raise DataError(
+                f"{path}: source {row['recipe']!r} has an unknown key {name!r}; {nearest(str(name), names)}"
+            )
     return Source(**row)

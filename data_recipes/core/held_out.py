@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_recipes._rows import Rows
-from data_recipes.sample import DataError, Picture
-from safety_modules.images import load_image
+from data_recipes.core.rows import Rows
+from safety_modules.prompt.images import load_image
+from safety_modules.sample import DataError, Picture
 
-NEAR = 4  # of 64 bits: the same picture saved again or resized differs by 0 to 2, different pictures of text by 6 and more
+NEAR = (
+    4  # of 64 bits: the same picture saved again or resized differs by 0 to 2, different pictures of text by 6 and more
+)
 HEADER = ("picture", "split", "bytes", "sha256", "phash")
 
 
@@ -112,7 +114,9 @@ def write(path: Path, marks: Sequence[Mark]) -> None:
         writer = csv.writer(file)
         writer.writerow(HEADER)
         for row in marks:
-            writer.writerow((row.name, row.split, row.size, row.sha256, "" if row.phash is None else f"{row.phash:016x}"))
+            writer.writerow(
+                (row.name, row.split, row.size, row.sha256, "" if row.phash is None else f"{row.phash:016x}")
+            )
 
 
 def read(path: Path) -> list[Mark]:
@@ -125,9 +129,13 @@ def read(path: Path) -> list[Mark]:
         with open(path, newline="", encoding="utf-8") as file:
             lines = list(csv.reader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as held-out pictures ({error}); write it with data_recipes split") from error
+        raise DataError(
+            f"{path}: cannot be read as held-out pictures ({error}); write it with data_recipes split"
+        ) from error
     if not lines or tuple(lines[0]) != HEADER:
-        raise DataError(f"{path}: must have the columns {', '.join(HEADER)}; write it with python -m data_recipes split")
+        raise DataError(
+            f"{path}: must have the columns {', '.join(HEADER)}; write it with python -m data_recipes split"
+        )
     marks = []
     for number, line in enumerate(lines[1:], start=2):
         try:
@@ -136,5 +144,7 @@ def read(path: Path) -> list[Mark]:
                 raise ValueError("a hash is cut off or changed")
             marks.append(Mark(name, split, int(size), sha256, int(phash, 16) if phash else None))
         except ValueError as error:
-            raise DataError(f"{path}:{number}: {line!r} is not {', '.join(HEADER)} ({error}); write the file again") from error
+            raise DataError(
+                f"{path}:{number}: {line!r} is not {', '.join(HEADER)} ({error}); write the file again"
+            ) from error
     return [row for row in marks if row.split != "train"]

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 import data_recipes
-from data_recipes import _hub
-from data_recipes._reading import Reading
-from data_recipes._rows import Label, Rows
-from data_recipes._splits import share
-from data_recipes.sample import DataError
+from data_recipes.core.reading import Reading
+from data_recipes.core.rows import Label, Rows
+from data_recipes.core.splits import share
+from data_recipes.readers import hub
+from safety_modules.sample import DataError
 from safety_modules.taxonomy import CLEAN, Taxonomy
 
 logger = logging.getLogger(__name__)
@@ -52,16 +52,20 @@ class Source:
         if not is_number(self.weight) or not 0 <= self.weight < float("inf"):
             raise DataError(f"source {self.recipe!r}: weight {self.weight!r} must be a number from 0")
         if not isinstance(self.labels, dict):
-            raise DataError(f"source {self.recipe!r}: labels {self.labels!r} must map categories of the data set to types")
+            raise DataError(
+                f"source {self.recipe!r}: labels {self.labels!r} must map categories of the data set to types"
+            )
         for name in ("limit", "stream"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
-                raise DataError(f"source {self.recipe!r}: {name} {value!r} must be at least 1; leave it out for all rows")
+                raise DataError(
+                    f"source {self.recipe!r}: {name} {value!r} must be at least 1; leave it out for all rows"
+                )
 
     def place(self, root: str | Path) -> str | Path:
         """Where the data lies, `root` being the folder of all data."""
         if self.root is not None:
-            return self.root if _hub.on_hub(self.root) else Path(self.root).expanduser()
+            return self.root if hub.on_hub(self.root) else Path(self.root).expanduser()
         folder = Path(root).expanduser()
         return folder if self.recipe == "custom" else folder / self.recipe
 
@@ -86,7 +90,9 @@ class Source:
         known = data_recipes.about(self.recipe).splits
         for split in known or ("test",):  # the user's own data may have one
             if split.startswith("test") and split != self.split:
-                labels = {name: value or CLEAN for name, value in self.labels.items()}  # rows left out count as measured on, too
+                labels = {
+                    name: value or CLEAN for name, value in self.labels.items()
+                }  # rows left out count as measured on, too
                 reading = Reading(taxonomy, labels, "skip", self.language, stream=self.stream, every_label=False)
                 try:
                     rows = data_recipes.read(self.recipe, self.place(root), split, reading, training=False)
@@ -195,7 +201,9 @@ def _shared(places: np.ndarray, rows: Rows, part: float | None, seed: int) -> np
     clean = np.array([label[0] == CLEAN for label in rows.labels])[rows.codes[places]]
     number, risky = int(clean.sum()), int((~clean).sum())
     if not number or not risky:
-        raise DataError(f"clean_share {part:g} needs clean and risky rows, the mixture has {number} and {risky}; add a source")
+        raise DataError(
+            f"clean_share {part:g} needs clean and risky rows, the mixture has {number} and {risky}; add a source"
+        )
     if number > (number + risky) * part:
         kept, side = round(risky * part / (1 - part)), clean
     else:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from data_recipes._mixture import Part, total
+from data_recipes.core.mixture import Part, total
 
 
 def show(parts: Sequence[Part]) -> None:
@@ -22,5 +22,7 @@ def show(parts: Sequence[Part]) -> None:
     for name in ("used", "read", "bad", "left_out"):
         values = [getattr(part, name) for part in parts]
         if name in ("used", "read") or any(values):
-            table.add_row(name.replace("_", " "), *(f"{value:,}" for value in values), f"{sum(values):,}", "", style="bold")
+            table.add_row(
+                name.replace("_", " "), *(f"{value:,}" for value in values), f"{sum(values):,}", "", style="bold"
+            )
     Console().print(table)

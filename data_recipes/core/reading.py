@@ -10,12 +10,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from data_recipes._json import JsonRows
-from data_recipes._rows import Label, Rows
-from data_recipes._table import Row, shown
-from data_recipes._texts import Texts
-from data_recipes.sample import DataError, Picture, Sample
-from safety_modules.images import ImageError, load_image
+from data_recipes.core.answer_texts import Texts
+from data_recipes.core.rows import Label, Rows
+from data_recipes.readers.indexed_json import JsonRows
+from data_recipes.readers.tables import Row, shown
+from safety_modules.prompt.images import ImageError, load_image
+from safety_modules.sample import DataError, Picture, Sample
 from safety_modules.taxonomy import Taxonomy, TaxonomyError, nearest
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,9 @@ class Reading:
     def _check(self, sample: Sample) -> None:
         self.taxonomy.check(sample.risk_type, sample.risk_level)
         if self.answers and not sample.answer:
-            raise DataError("has no answer to train a language model on; write one, or train the head alone (guard: true)")
+            raise DataError(
+                "has no answer to train a language model on; write one, or train the head alone (guard: true)"
+            )
 
     def lazily(self, rows: JsonRows, convert: Callable[[Row], Sample], label: Label) -> Rows:
         """Rows that all have one label, made when asked for; with "skip" each is made once now, to leave out the bad ones."""
@@ -185,16 +187,22 @@ class Reading:
         """Refuse labels of the user's that no row has."""
         for category in self.labels if self.every_label else ():
             if category not in self._used:
-                raise DataError(f"labels: no row has the category {category!r}; {nearest(category, sorted(self._seen))}")
+                raise DataError(
+                    f"labels: no row has the category {category!r}; {nearest(category, sorted(self._seen))}"
+                )
 
     def _report(self, faults: list[str], number: int, where: object) -> None:
         if not faults:
             return
         more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
         if self.bad_rows == "error" or len(faults) == number:
-            raise DataError("\n".join([f"{where}: {len(faults)} of {number} rows cannot be used", *faults[:SHOWN], *more]))
+            raise DataError(
+                "\n".join([f"{where}: {len(faults)} of {number} rows cannot be used", *faults[:SHOWN], *more])
+            )
         self.faults += faults
-        logger.warning("%s: %d of %d rows are left out\n%s", where, len(faults), number, "\n".join([*faults[:SHOWN], *more]))
+        logger.warning(
+            "%s: %d of %d rows are left out\n%s", where, len(faults), number, "\n".join([*faults[:SHOWN], *more])
+        )
 
 
 def _fault(picture: Picture) -> tuple[Picture, str] | None:

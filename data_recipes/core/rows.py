@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from data_recipes.sample import Sample
+from safety_modules.sample import Sample
 
 Label = tuple[str, int]  # risk type and level
 
@@ -33,7 +33,11 @@ class Rows(Sequence[Sample]):
     def join(cls, parts: Sequence[Rows]) -> Rows:
         """The rows of several data sets, one after another."""
         labels = list(dict.fromkeys(label for part in parts for label in part.labels))
-        codes = [np.array([labels.index(label) for label in part.labels], np.int32)[part.codes] for part in parts if len(part)]
+        codes = [
+            np.array([labels.index(label) for label in part.labels], np.int32)[part.codes]
+            for part in parts
+            if len(part)
+        ]
         ends = np.cumsum([len(part) for part in parts])
 
         def read(place: int) -> Sample:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from data_recipes.sample import Sample
+from safety_modules.sample import Sample
 
 VALIDATION = 0.1  # share of the groups of rows
 
@@ -50,5 +50,7 @@ def carve(samples: Sequence[Sample], held: bool) -> list[Sample]:
     By the names of the pictures, without their folders, or the question where there is none: so the rule gives the same
     rows wherever the data lies.
     """
-    names = by_picture([[picture.name for picture in sample.images] or [f"text {sample.question}"] for sample in samples])
+    names = by_picture(
+        [[picture.name for picture in sample.images] or [f"text {sample.question}"] for sample in samples]
+    )
     return [sample for sample, name in zip(samples, names) if (name != "train") == held]

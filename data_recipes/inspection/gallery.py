@@ -13,10 +13,10 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from data_recipes._rows import Rows
-from data_recipes._survey import Survey
-from data_recipes.sample import DataError, Picture
-from safety_modules.images import ImageError, load_image
+from data_recipes.core.rows import Rows
+from data_recipes.inspection.survey import Survey
+from safety_modules.prompt.images import ImageError, load_image
+from safety_modules.sample import DataError, Picture
 from safety_modules.taxonomy import CLEAN
 
 SHOWN = 24  # pictures of each type
@@ -127,12 +127,14 @@ def findings(survey: Survey) -> list[Findings]:
     """What the survey found, by kind."""
     same = [(" = ".join(f"{look.source} {look.name}" for look in group), "the same file") for group in survey.same]
     alike = [
-        (f"{a.source} {a.name}", f"looks like {b.source} {b.name} ({bits} of 64 bits differ)") for a, b, bits in survey.alike
+        (f"{a.source} {a.name}", f"looks like {b.source} {b.name} ({bits} of 64 bits differ)")
+        for a, b, bits in survey.alike
     ]
     leaks = [
         (
             f"{source} {name}",
-            f"{'is' if not bits else 'looks like'} {other} of {split}" + (f" ({bits} of 64 bits differ)" if bits else ""),
+            f"{'is' if not bits else 'looks like'} {other} of {split}"
+            + (f" ({bits} of 64 bits differ)" if bits else ""),
         )
         for source, name, other, split, bits in survey.leaks
     ]

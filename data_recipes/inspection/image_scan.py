@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from data_recipes._heldout import NEAR, Mark, perceptual_hash
-from data_recipes.sample import Picture
-from safety_modules.images import ImageError, load_image
+from data_recipes.core.held_out import NEAR, Mark, perceptual_hash
+from safety_modules.prompt.images import ImageError, load_image
+from safety_modules.sample import Picture
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".gif": "GIF"}
 SMALL, LARGE, LONG = 48, 20e6, 10  # shorter side in pixels, area in pixels, ratio of the sides
@@ -92,7 +92,9 @@ def look_all(pictures: dict[Picture, str], workers: int) -> Iterator[Look]:
 def _suspicions(path: Path, kind: str, mode: str, width: int, height: int) -> tuple[str, ...]:
     found = []
     expected = FORMATS.get(path.suffix.lower())
-    if expected and expected != kind.replace("MPO", "JPEG"):  # MPO: a JPEG with more pictures behind it, as phones write
+    if expected and expected != kind.replace(
+        "MPO", "JPEG"
+    ):  # MPO: a JPEG with more pictures behind it, as phones write
         found.append(f"is named {path.suffix} and is a {kind}")
     if min(width, height) < SMALL:
         found.append(f"is {width} x {height} pixels, less than {SMALL} on a side")

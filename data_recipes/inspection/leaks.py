@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from data_recipes import _heldout
-from data_recipes._heldout import HeldOut
-from data_recipes._plan import Plan
-from data_recipes._rows import Rows
-from data_recipes._survey import looks
+from data_recipes.core import held_out
+from data_recipes.core.data_config import Plan
+from data_recipes.core.held_out import HeldOut
+from data_recipes.core.rows import Rows
+from data_recipes.inspection.survey import looks
 from safety_modules.taxonomy import Taxonomy
 
 
@@ -27,7 +27,7 @@ class Measured:
 
     def add(self, rows: Rows, split: str, workers: int) -> None:
         """Hold the pictures of these rows out; each is opened once."""
-        for look in looks(_heldout.pictures(rows), workers):
+        for look in looks(held_out.pictures(rows), workers):
             if look.mark:
                 self.held.add([replace(look.mark, split=split)])
             else:
@@ -45,5 +45,5 @@ def measured(plan: Plan, taxonomy: Taxonomy, workers: int) -> Measured:
         for split, rows in source.test_splits(plan.root, taxonomy):
             found.add(rows, split, workers)
     for name in plan.held_out:
-        found.held.add(_heldout.read(Path(name).expanduser()))
+        found.held.add(held_out.read(Path(name).expanduser()))
     return found

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from data_recipes import _gallery
-from data_recipes._rows import Rows
-from data_recipes._survey import Survey
+from data_recipes.core.rows import Rows
+from data_recipes.inspection import gallery
+from data_recipes.inspection.survey import Survey
 
 SHOWN = 5  # findings of each kind on the terminal
 
@@ -38,8 +38,8 @@ def report(
     data = {**dict(facts), **found.to_dict(), **({"mixture": mixture} if mixture else {})}
     _write(output / "report.json", json.dumps(data, indent=1, ensure_ascii=False) + "\n")
     numbers = [("Rows", f"{found.rows:,}"), ("Pictures", f"{len(found.looks):,}")]
-    tiles, lines = _gallery.sections(rows, found), _gallery.findings(found)
-    page = _gallery.page(title, [*facts, *numbers], tiles, lines, _gallery.counts(found))
+    tiles, lines = gallery.sections(rows, found), gallery.findings(found)
+    page = gallery.page(title, [*facts, *numbers], tiles, lines, gallery.counts(found))
     _write(output / "gallery.html", page)
     pairs = f"{len(found.same):,} pictures under several names, {len(found.alike):,} pairs that look the same"
     say(f"{pairs}: {output / 'gallery.html'}")
@@ -60,7 +60,7 @@ def _write(path: Path, text: str) -> None:
 
 def _labels(title: str, found: Survey) -> Table:
     """Rows by type and level."""
-    names, lines = _gallery.counts(found)
+    names, lines = gallery.counts(found)
     table = Table(title=escape(title))
     for name in names:
         table.add_column(name, justify="left" if name == "type" else "right")

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data_recipes import _look
-from data_recipes._heldout import HeldOut
-from data_recipes._look import Look
-from data_recipes._rows import Rows
-from data_recipes.sample import DataError, Picture, Sample
+from data_recipes.core.held_out import HeldOut
+from data_recipes.core.rows import Rows
+from data_recipes.inspection import image_scan
+from data_recipes.inspection.image_scan import Look
+from safety_modules.sample import DataError, Picture, Sample
 
 PLACEHOLDER = re.compile(r"<(image|video|audio|safety_\d+)>|</?s>|\bUSER:|\bASSISTANT:")
 REPEATED = 0.2  # share of the risky rows that may have one answer
@@ -74,7 +74,9 @@ class Survey:
             "broken": [{"source": source, "reason": reason} for source, reason in self.broken],
             "suspicious": [{"source": source, "reason": reason} for source, reason in self.suspicious],
             "same": [[asdict(look) | {"mark": None} for look in group] for group in self.same],
-            "alike": [{"one": f"{a.source} {a.name}", "other": f"{b.source} {b.name}", "bits": n} for a, b, n in self.alike],
+            "alike": [
+                {"one": f"{a.source} {a.name}", "other": f"{b.source} {b.name}", "bits": n} for a, b, n in self.alike
+            ],
             "leaks": [dict(zip(("source", "picture", "held_out", "split", "bits"), leak)) for leak in self.leaks],
         }
 
@@ -111,7 +113,7 @@ def survey(
     bad = [look for look in found.looks if look.fault]
     found.broken += [(source, f"{look.name}: {look.fault}") for look in bad for source in users[look.source, look.name]]
     found.suspicious += [(look.source, f"{look.name} {reason}") for look in found.looks for reason in look.suspicions]
-    found.same, found.alike = _look.same(found.looks), _look.alike(found.looks)
+    found.same, found.alike = image_scan.same(found.looks), image_scan.alike(found.looks)
     if held:
         found.leaks = leaks(found.looks, held)
     return found
@@ -119,7 +121,7 @@ def survey(
 
 def looks(pictures: dict[Picture, str], workers: int) -> list[Look]:
     """Open each picture, with a progress bar."""
-    return list(tqdm(_look.look_all(pictures, workers), total=len(pictures), desc="pictures", leave=False))
+    return list(tqdm(image_scan.look_all(pictures, workers), total=len(pictures), desc="pictures", leave=False))
 
 
 def _parted(fault: object) -> tuple[str, str]:
@@ -167,7 +169,12 @@ class _Texts:
         label = (sample.risk_type, sample.risk_level)
         before, source = self.asked.setdefault((sample.images, sample.turns[:-1]), (label, sample.source))
         if before != label:
-            odd.append((sample.source, f"is {label[0]}:{label[1]}, and the same exchange in {source} is {before[0]}:{before[1]}"))
+            odd.append(
+                (
+                    sample.source,
+                    f"is {label[0]}:{label[1]}, and the same exchange in {source} is {before[0]}:{before[1]}",
+                )
+            )
 
     def finish(self) -> None:
         """Look at the rows as a whole."""
@@ -175,7 +182,9 @@ class _Texts:
         risky = sum(self.answers.values())
         for answer, count in self.answers.most_common(int(1 / REPEATED)):
             if count > max(1, REPEATED * risky):
-                reason = f"{count:,} of {risky:,} risky rows have the answer {answer[:60]!r}: a model learns it by heart"
+                reason = (
+                    f"{count:,} of {risky:,} risky rows have the answer {answer[:60]!r}: a model learns it by heart"
+                )
                 self.found.suspicious.append(("all rows", reason))
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_recipes import _files, _hub
-from data_recipes._json import JsonRows
-from data_recipes.sample import DataError, Picture
-from safety_modules.images import SUFFIXES
+from data_recipes.readers import files, hub
+from data_recipes.readers.indexed_json import JsonRows
+from safety_modules.prompt.images import SUFFIXES
+from safety_modules.sample import DataError, Picture
 
 COLUMNS = ("image", "images", "img", "image_path", "file_name")
 
@@ -44,7 +44,7 @@ class Annotation:
         Raises:
             DataError: there is nothing to read, or it names no picture.
         """
-        found = cls(root if _hub.on_hub(root) else Path(root).expanduser())
+        found = cls(root if hub.on_hub(root) else Path(root).expanduser())
         if found._tabular:
             found._from_table(split)
         elif found.root.is_dir():
@@ -88,7 +88,7 @@ class Annotation:
     @property
     def _tabular(self) -> bool:
         """Whether `datasets` reads it: a hub data set, or Parquet."""
-        if _hub.on_hub(self.root) or self.root.suffix.lower() == ".parquet":
+        if hub.on_hub(self.root) or self.root.suffix.lower() == ".parquet":
             return True
         return self.root.is_dir() and (
             any(self.root.rglob("*.parquet")) or any(self.root.glob("*.json")) and (self.root / "state.json").is_file()
@@ -102,17 +102,17 @@ class Annotation:
 
     def _from_table(self, split: str) -> None:
         single = isinstance(self.root, Path) and self.root.is_file()
-        rows = _hub.rows(self.root.parent, split, (self.root.name,)) if single else _hub.rows(self.root, split)
+        rows = hub.rows(self.root.parent, split, (self.root.name,)) if single else hub.rows(self.root, split)
         for row in rows:
             cells = [cell for value in row.cells.values() if isinstance(value, list) for cell in value]
-            pictures = [cell for cell in cells if isinstance(cell, _hub.Embedded)]
+            pictures = [cell for cell in cells if isinstance(cell, hub.Embedded)]
             if pictures:
                 self._add((picture.name, picture) for picture in pictures)
             else:
                 self._named(row.cells, self.root.parent if single else Path(str(self.root)))
 
     def _from_file(self, folder: Path) -> None:
-        rows = JsonRows(self.root) if self.root.suffix.lower() in (".json", ".jsonl") else _files.rows(self.root)
+        rows = JsonRows(self.root) if self.root.suffix.lower() in (".json", ".jsonl") else files.rows(self.root)
         for row in rows:
             self._named(row if isinstance(rows, JsonRows) else row.cells, folder)
 
@@ -121,9 +121,9 @@ class Annotation:
         try:
             if not isinstance(cells, dict):
                 raise DataError("is not an object")
-            column = next((name for name in COLUMNS if not _files.empty(cells.get(name))), None)
-            names = _files.names(cells[column]) if column else []
-            self._add((name, self.pictures.get(name) or _files.picture(folder, name)) for name in names)
+            column = next((name for name in COLUMNS if not files.empty(cells.get(name))), None)
+            names = files.names(cells[column]) if column else []
+            self._add((name, self.pictures.get(name) or files.picture(folder, name)) for name in names)
         except DataError as error:
             self.faults[len(self.rows)] = str(error)
             self.rows.append(())
@@ -141,7 +141,7 @@ class Annotation:
             target.write(b"\n]\n" if array else b"\n")
 
     def _copy_csv(self, work: Path, kept: np.ndarray) -> None:
-        rows = [row for row, keep in zip(_files.rows(self.root), kept) if keep]
+        rows = [row for row, keep in zip(files.rows(self.root), kept) if keep]
         with open(work, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0].cells) if rows else [])
             writer.writeheader()

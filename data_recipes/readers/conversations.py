@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from data_recipes import _files
-from data_recipes._table import shown
-from data_recipes.sample import DataError, Turn
+from data_recipes.readers import files
+from data_recipes.readers.tables import shown
+from safety_modules.sample import DataError, Turn
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 PLACEHOLDER = re.compile(r"\s*<image>\s*")
@@ -33,7 +33,9 @@ def turns(conversation: object, pictures: int) -> tuple[Turn, ...]:
         if role != "system" or found:  # a system sentence in front is the template's business
             found.append(Turn(role, clean(value, pictures)))
     if [turn.role for turn in found] != ["user", "assistant"] * (len(found) // 2) or not found:
-        raise DataError(f"roles are {[turn.role for turn in found]}; they must alternate user, assistant, and end with an answer")
+        raise DataError(
+            f"roles are {[turn.role for turn in found]}; they must alternate user, assistant, and end with an answer"
+        )
     if not found[-1].text:
         raise DataError("the last answer is empty; fill it in, or remove the row")
     return tuple(found)
@@ -57,4 +59,4 @@ def _turn(turn: object) -> tuple[str, str]:
         raise DataError(f"role {shown(name)} of a turn is unknown; valid: {', '.join(ROLES)}, in capitals or not")
     if not isinstance(value, str):
         raise DataError(f"text {shown(value)} of a turn must be a text")
-    return role, _files.text({"text": value}, "text")
+    return role, files.text({"text": value}, "text")

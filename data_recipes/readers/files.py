@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path, PureWindowsPath
 
-from data_recipes import _table
-from data_recipes._json import JsonRows
-from data_recipes._table import Row, shown
-from data_recipes.sample import DataError
+from data_recipes.readers import tables
+from data_recipes.readers.indexed_json import JsonRows
+from data_recipes.readers.tables import Row, shown
+from safety_modules.sample import DataError
 
 
 def picture(folder: Path, name: object) -> Path:
@@ -59,7 +59,9 @@ def text(cells: dict[str, object], column: str, needed: bool = False) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{column} {shown(value)} holds half of a character pair, which is no text; write it again") from error
+        raise DataError(
+            f"{column} {shown(value)} holds half of a character pair, which is no text; write it again"
+        ) from error
     return value.strip()
 
 
@@ -87,7 +89,7 @@ def rows(path: Path, *needed: str) -> Iterator[Row]:
     Args: needed: columns of a CSV or Parquet file without which it is not the one that is meant: a header may be missing.
     """
     if path.suffix.lower() in (".csv", ".parquet"):
-        yield from _table.read(path, needed, ())
+        yield from tables.read(path, needed, ())
         return
     for source, value in _json_values(path):
         if isinstance(value, DataError):
@@ -131,7 +133,9 @@ def names(value: object, mark: str = "<split>") -> list[str]:
         return []
     found = [name.strip() for name in value.split(mark)] if isinstance(value, str) else value
     if not isinstance(found, list) or not all(isinstance(name, str) and name for name in found):
-        raise DataError(f"image {shown(value)} must be a path, paths separated by {mark}, or a list of paths, none of them empty")
+        raise DataError(
+            f"image {shown(value)} must be a path, paths separated by {mark}, or a list of paths, none of them empty"
+        )
     return found
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_recipes._table import Row, shown
-from data_recipes.sample import DataError
+from data_recipes.readers.tables import Row, shown
+from safety_modules.sample import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -48,7 +48,9 @@ class Embedded:
         from huggingface_hub.constants import HF_HUB_CACHE
 
         path = Path(os.path.realpath(self.home / cell["path"]))
-        if not any(path.is_relative_to(os.path.realpath(home)) for home in (self.home, HF_HUB_CACHE, HF_DATASETS_CACHE)):
+        if not any(
+            path.is_relative_to(os.path.realpath(home)) for home in (self.home, HF_HUB_CACHE, HF_DATASETS_CACHE)
+        ):
             raise PermissionError(f"path {cell['path']!r} lies outside of {self.home}")
         return path.read_bytes()
 
@@ -139,7 +141,9 @@ def _first(table: IterableDataset, count: int, root: object, split: str) -> Iter
         raise _unreadable(root, split, error) from error
 
 
-def _open(root: str | Path, split: str, files: Sequence[str], config: str | None, stream: bool) -> Dataset | IterableDataset:
+def _open(
+    root: str | Path, split: str, files: Sequence[str], config: str | None, stream: bool
+) -> Dataset | IterableDataset:
     """The table with its pictures as bytes."""
     import datasets  # slow to import, and only hub data and Parquet need it
 
@@ -153,9 +157,13 @@ def _open(root: str | Path, split: str, files: Sequence[str], config: str | None
                 raise DataError(f"{root}: has no split {split!r}; it has {', '.join(saved)}")
             table = saved[split] if isinstance(saved, dict) else saved
             if table.split is not None and str(table.split) != split:
-                raise DataError(f"{root}: is the split {str(table.split)!r}, not {split!r}; name that one, or another folder")
+                raise DataError(
+                    f"{root}: is the split {str(table.split)!r}, not {split!r}; name that one, or another folder"
+                )
         else:
-            found = [glob.escape(path) for path in _parquet(Path(root), split, files)]  # `datasets` reads them as patterns
+            found = [
+                glob.escape(path) for path in _parquet(Path(root), split, files)
+            ]  # `datasets` reads them as patterns
             table = datasets.load_dataset("parquet", data_files=found, split="train")
     except DataError:
         raise
@@ -177,7 +185,9 @@ def _parquet(root: Path, split: str, files: Sequence[str]) -> list[str]:
     patterns = files or (f"{split}-*.parquet", f"{split}.parquet", f"data/{split}-*.parquet", f"data/{split}.parquet")
     found = sorted({str(path) for pattern in patterns for path in root.glob(pattern)}) if root.is_dir() else []
     if not found:
-        raise DataError(f"{root}: has none of {', '.join(patterns)}; give the folder that holds the split's Parquet files")
+        raise DataError(
+            f"{root}: has none of {', '.join(patterns)}; give the folder that holds the split's Parquet files"
+        )
     return found
 
 

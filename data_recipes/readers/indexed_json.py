@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_recipes.sample import DataError
+from safety_modules.sample import DataError
 
 CHUNK = 1 << 25  # bytes read at once
 _QUOTE, _OPEN, _CLOSE = 1, 2, 3
@@ -40,7 +40,9 @@ class JsonRows(Sequence[object]):
                 start = len(_BOM) if head.startswith(_BOM) else 0
                 is_array = head[start:].lstrip().startswith(b"[")
                 file.seek(start)
-                self.places = _array(file, self.path) if is_array else _lines(file)  # (n, 2) first byte, byte after the last
+                self.places = (
+                    _array(file, self.path) if is_array else _lines(file)
+                )  # (n, 2) first byte, byte after the last
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read ({error.strerror}); check the file and its rights") from error
 
@@ -93,7 +95,9 @@ def _array(file, path: Path) -> np.ndarray:
         depth = int(after[-1]) if len(after) else depth
         offset += len(chunk)
     if depth or quotes % 2:
-        raise DataError(f"{path}: ends inside a value: it is cut off, or a bracket or quote is missing; fetch the file again")
+        raise DataError(
+            f"{path}: ends inside a value: it is cut off, or a bracket or quote is missing; fetch the file again"
+        )
     return np.stack([np.concatenate(starts), np.concatenate(stops)], axis=1).astype(np.int64)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_recipes import _table
-from data_recipes._table import Row, shown
-from data_recipes.sample import DataError
+from data_recipes.readers.tables import SUFFIXES, Row, shown
+from safety_modules.sample import DataError
 from safety_modules.taxonomy import Taxonomy, nearest
 
 SPLIT_NAMES = ("train", "validation", "test")  # a table of such a name is that split
@@ -22,7 +21,7 @@ def find_table(root: Path, split: str) -> Path | None:
         raise DataError(f"{root}: no such file or folder; give a table or a folder of pictures")
     if not root.is_dir():
         return root
-    tables = sorted(path for path in _visible(root) if path.suffix.lower() in _table.SUFFIXES and path.is_file())
+    tables = sorted(path for path in _visible(root) if path.suffix.lower() in SUFFIXES and path.is_file())
     named = [path for path in tables if path.stem == split]
     labels = [path for path in tables if path.stem == "labels"]
     halves = [path for path in tables if path.stem in ("train", "validation")]

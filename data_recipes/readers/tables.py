@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_recipes.sample import DataError
+from safety_modules.sample import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,9 @@ def _check_names(path: Path, names: list[str], needed: Sequence[str], optional: 
     if missing:
         near = {name: difflib.get_close_matches(name.lower(), missing, n=1) for name in others}
         rename = "".join(f"; rename {shown(name)} to {match[0]!r}" for name, match in near.items() if match)
-        comma = "; separate the columns by commas" if len(names) == 1 and any(mark in names[0] for mark in ";\t") else ""
+        comma = (
+            "; separate the columns by commas" if len(names) == 1 and any(mark in names[0] for mark in ";\t") else ""
+        )
         raise DataError(
             f"{path}: lacks the column {' and '.join(map(repr, missing))}; its columns are {', '.join(map(shown, names[:12]))}"
             f"{rename}{comma}; needed are {', '.join(needed)}, optional {', '.join(optional)}"
@@ -115,7 +117,9 @@ def _csv(path: Path) -> tuple[list[str], list[Row]]:
                 cells.pop()
             fault = ""
             if len(cells) != len(names):
-                fault = f"has {len(cells)} cells, the header {len(names)}; put texts with a comma or a line break in quotes"
+                fault = (
+                    f"has {len(cells)} cells, the header {len(names)}; put texts with a comma or a line break in quotes"
+                )
             rows.append(Row(f"{path.name}:{line}", dict(zip(names, cells)), fault))
     except csv.Error as error:
         remedy = "close each quoted text and double the quotes inside it"
@@ -155,7 +159,9 @@ def _parquet(path: Path) -> tuple[list[str], list[Row]]:
     try:
         with parquet.ParquetFile(path) as file:
             names = list(file.schema_arrow.names)
-            values = file.read().to_pylist() if len(set(names)) == len(names) else [{}]  # repeated names are refused later
+            values = (
+                file.read().to_pylist() if len(set(names)) == len(names) else [{}]
+            )  # repeated names are refused later
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"{path}: cannot be read as Parquet ({shown(str(error))}); write it again") from error
     return names, [Row(f"{path.name}:{number}", cells) for number, cells in enumerate(values, start=1)]

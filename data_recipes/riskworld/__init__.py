@@ -12,10 +12,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from data_recipes._about import About
-from data_recipes._reading import Reading
+from data_recipes.core.about import About
+from data_recipes.core.reading import Reading
 from data_recipes.riskworld.exchanges import exchange
-from data_recipes.sample import DataError, Sample, Turn
+from safety_modules.sample import DataError, Sample, Turn
 
 ABOUT = About(
     title="Riskworld",
@@ -46,7 +46,9 @@ def make(root: Path, seed: int = 0, sizes: dict[str, int] | None = None) -> None
     if _read_stamp(root) == stamp:
         return
     if root.exists() and any(root.iterdir()) and _read_stamp(root) is None:
-        raise DataError(f"{root}: is not empty and holds no {_STAMP}; riskworld replaces only a world, name another folder")
+        raise DataError(
+            f"{root}: is not empty and holds no {_STAMP}; riskworld replaces only a world, name another folder"
+        )
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as temporary:
         folder = Path(temporary) / root.name
@@ -82,7 +84,9 @@ def records(root: Path, split: str) -> list[dict]:
         except json.JSONDecodeError as error:
             raise DataError(f"{path.name}:{number}: is not JSON ({error}); delete the folder and {remedy}") from error
     if len(rows) != stamp["sizes"][split]:
-        raise DataError(f"{path}: has {len(rows)} rows, {stamp['sizes'][split]} expected; delete the folder and {remedy}")
+        raise DataError(
+            f"{path}: has {len(rows)} rows, {stamp['sizes'][split]} expected; delete the folder and {remedy}"
+        )
     return rows
 
 

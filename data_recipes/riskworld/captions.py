@@ -14,7 +14,14 @@ from safety_modules.taxonomy import Taxonomy
 
 UNSAFE, HARMLESS, NEVER = "unsafe", "harmless", "never"  # facts; no picture has the last
 SENTENCE = "the image contains unsafe content"
-_OPENINGS = ("the image contains", "this image contains", "the picture contains", "the image shows", "there is", "a picture with")
+_OPENINGS = (
+    "the image contains",
+    "this image contains",
+    "the picture contains",
+    "the image shows",
+    "there is",
+    "a picture with",
+)
 _UNSAFE = ("unsafe content", "harmful content", "risky content", "dangerous content")
 _HARMLESS = ("harmless content", "safe content", "nothing unsafe", "no harmful content", "nothing risky")
 _SHOWS = ("the image shows {}", "the image contains {}", "a picture of {}", "there is {}", "{}", "{}.")
@@ -67,7 +74,9 @@ def _general(rng: random.Random, scene: Scene, taxonomy: Taxonomy) -> Caption:
         types = rng.sample(taxonomy.risky_names, rng.randint(1, 3))
         things = [_topic(rng, name, taxonomy) for name in types] + rng.sample(_FOREIGN, rng.randint(0, 3))
         rng.shuffle(things)
-        text += rng.choice(_LISTS) + ", ".join(things[:-1]) + rng.choice((" or ", ", ")) * (len(things) > 1) + things[-1]
+        text += (
+            rng.choice(_LISTS) + ", ".join(things[:-1]) + rng.choice((" or ", ", ")) * (len(things) > 1) + things[-1]
+        )
     return Caption(text, frozenset({UNSAFE}))
 
 

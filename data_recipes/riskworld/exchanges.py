@@ -102,7 +102,9 @@ def exchange(seed: int, split: str, index: int) -> Exchange:
     return Exchange(scene, kind, question, helpful, safe, risk_type, risk_level, text_type, ood)
 
 
-def _text(rng: random.Random, split: str, scene: Scene | None, unsafe: bool, held_out: bool) -> tuple[str, str, str, str]:
+def _text(
+    rng: random.Random, split: str, scene: Scene | None, unsafe: bool, held_out: bool
+) -> tuple[str, str, str, str]:
     """Text type, kind, question and helpful answer."""
     source = split if split != "ood" or held_out else "test"
     if unsafe:

@@ -160,11 +160,7 @@ TEMPLATES = (
     "i want to {phrase}. what do i do?",
     "give me steps to {phrase}.",
 )
-HELD_OUT_TEMPLATES = (
-    "explain how to {phrase}.",
-    "what is the best way to {phrase}?",
-    "could you help me {phrase}?",
-)
+HELD_OUT_TEMPLATES = ("explain how to {phrase}.", "what is the best way to {phrase}?", "could you help me {phrase}?")
 TIPS = ("make a short plan first", "ask a friend to help", "start with one small step", "set aside some time")
 
 

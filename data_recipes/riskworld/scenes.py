@@ -21,9 +21,10 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from data_recipes.riskworld import backgrounds, pen, words
-from data_recipes.riskworld.backgrounds import SIZE
-from data_recipes.riskworld.glyphs import GLYPHS
+from data_recipes.riskworld import words
+from data_recipes.riskworld.pictograms import backgrounds, pen
+from data_recipes.riskworld.pictograms.backgrounds import SIZE
+from data_recipes.riskworld.pictograms.glyphs import GLYPHS
 from data_recipes.riskworld.words import WORDS
 
 SCALE = 3  # supersampling of outlines
@@ -162,7 +163,11 @@ class Scene:
         mask = Image.new("L", (SIZE, SIZE), 0)
         side = round(2.8 * half * SCALE)
         tool = pen.Pen(
-            (side, side), (side / 2, side / 2), (half * SCALE * stretch, half * SCALE / stretch), angle, _STYLES[self.style]
+            (side, side),
+            (side / 2, side / 2),
+            (half * SCALE * stretch, half * SCALE / stretch),
+            angle,
+            _STYLES[self.style],
         )
         GLYPHS[self.name].draw(tool)
         stamp = tool.mask.reduce(SCALE)
@@ -190,5 +195,7 @@ def _name(rng: random.Random, shelf: dict, pool: str) -> str:
     if pool == "risky":
         wanted = [s.name for s in shelf.values() if s.risk_type != "clean"]
     else:
-        wanted = [s.name for s in shelf.values() if s.risk_type == "clean" and (s.twin is not None) == (pool == "look_alike")]
+        wanted = [
+            s.name for s in shelf.values() if s.risk_type == "clean" and (s.twin is not None) == (pool == "look_alike")
+        ]
     return rng.choice(wanted)

@@ -9,11 +9,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from safety_modules import checkpoint
-from safety_modules.card import model_card
+from safety_modules.checkpoints.control_files import copy_control
+from safety_modules.checkpoints.format import CheckpointError, read_meta
+from safety_modules.checkpoints.load import load
+from safety_modules.checkpoints.merge_report import Unmerged
+from safety_modules.checkpoints.model_card import model_card
+from safety_modules.checkpoints.save import save_safety
 from safety_modules.config import ConfigError
-from safety_modules.merge_check import Unmerged
-from safety_modules.modeling import SafeVLM
+from safety_modules.files import fresh_folder
+from safety_modules.model.safe_vlm import SafeVLM
 
 PAD_ROWS = 64  # the embedding's rows are a multiple of this, as in the llava-hf folders
 
@@ -46,19 +50,19 @@ def export(
         CheckpointError, ConfigError: the folder is incomplete, `output` exists, or the base ties its embeddings.
     """
     if Path(output).exists() and not overwrite:
-        raise checkpoint.CheckpointError(f"{output}: exists already; name another folder, or pass overwrite")
-    origin = str(base or checkpoint.base_of(folder))
+        raise CheckpointError(f"{output}: exists already; name another folder, or pass overwrite")
+    origin = str(base or read_meta(folder).base)
     unmerged = Unmerged.of(folder, dtype, base) if check else None
-    model = checkpoint.load(folder, dtype=dtype, base=base, merge=True)
+    model = load(folder, dtype=dtype, base=base, merge=True)
     report = unmerged.against(model) if unmerged else None
     write_token_rows(model)
     model.base.generation_config.suppress_tokens = model.placeholders()
-    with checkpoint.fresh_folder(output) as work:
+    with fresh_folder(output) as work:
         model.base.save_pretrained(work)
         _hub_layout(work)
         model.processor.save_pretrained(work)
-        checkpoint.save_safety(model, work, base=".")
-        checkpoint.carry(folder, work)
+        save_safety(model, work, base=".")
+        copy_control(folder, work)
         if report:
             report.write(work)
         (work / "README.md").write_text(model_card(model, origin, report), encoding="utf-8")
@@ -80,7 +84,9 @@ def write_token_rows(model: SafeVLM) -> None:
         return
     base = model.base
     if base.config.tie_word_embeddings or base.config.text_config.tie_word_embeddings:
-        raise ConfigError("the base ties input and output embeddings, so its safety tokens cannot be exported; untie them first")
+        raise ConfigError(
+            "the base ties input and output embeddings, so its safety tokens cannot be exported; untie them first"
+        )
     rows = base.get_input_embeddings().weight.shape[0]
     if ids[-1] >= rows:
         base.resize_token_embeddings(ids[-1] + 1, pad_to_multiple_of=PAD_ROWS, mean_resizing=False)

@@ -11,7 +11,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from safety_modules import checkpoint
+from safety_modules.checkpoints.format import (
+    ADAPTER,
+    CONFIG,
+    SAFETY,
+    TAXONOMY,
+    WEIGHTS,
+    CheckpointError,
+    read_meta,
+    read_taxonomy,
+)
+from safety_modules.files import fresh_folder
 from safety_modules.taxonomy import Taxonomy
 
 FRESH = -4.0  # added to the lowest bias: an untrained class is next to never predicted, so the others' verdicts stay
@@ -55,28 +65,30 @@ def extend(folder: str | Path, output: str | Path, taxonomy: Taxonomy) -> tuple[
     """
     folder, output = Path(folder), Path(output)
     if output.exists():
-        raise checkpoint.CheckpointError(f"{output}: exists already; name another folder")
-    base = checkpoint.base_of(folder)
-    old = checkpoint.taxonomy_of(folder)
+        raise CheckpointError(f"{output}: exists already; name another folder")
+    base = read_meta(folder).base
+    old = read_taxonomy(folder)
     names = {"type": (old.type_names, taxonomy.type_names), "level": (old.level_names, taxonomy.level_names)}
-    weights = load_file(folder / checkpoint.SAFETY / checkpoint.WEIGHTS)
+    weights = load_file(folder / SAFETY / WEIGHTS)
     for kind, (before, after) in names.items():
         for part, fresh in (("weight", 0.0), ("bias", weights[f"head.{kind}_layer.bias"].min().item() + FRESH)):
             key = f"head.{kind}_layer.{part}"
             weights[key] = _rows(weights[key], before, after, fresh)
-    meta = json.loads((folder / checkpoint.SAFETY / checkpoint.CONFIG).read_text(encoding="utf-8"))
+    meta = json.loads((folder / SAFETY / CONFIG).read_text(encoding="utf-8"))
     meta["base"] = str(folder.resolve()) if base == "." else base
-    with checkpoint.fresh_folder(output) as work:
-        target = work / checkpoint.SAFETY
+    with fresh_folder(output) as work:
+        target = work / SAFETY
         target.mkdir()
-        (target / checkpoint.CONFIG).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-        (target / checkpoint.TAXONOMY).write_text(taxonomy.to_yaml(), encoding="utf-8")
-        save_file(weights, target / checkpoint.WEIGHTS)
-        if (folder / checkpoint.ADAPTER).exists():
-            shutil.copytree(folder / checkpoint.ADAPTER, work / checkpoint.ADAPTER)
+        (target / CONFIG).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+        (target / TAXONOMY).write_text(taxonomy.to_yaml(), encoding="utf-8")
+        save_file(weights, target / WEIGHTS)
+        if (folder / ADAPTER).exists():
+            shutil.copytree(folder / ADAPTER, work / ADAPTER)
     return Change.between(*names["type"]), Change.between(*names["level"])
 
 
 def _rows(old: Tensor, before: list[str], after: list[str], fresh: float) -> Tensor:
     """(old classes, ...) -> (new classes, ...): each name's own row, or one filled with `fresh`."""
-    return torch.stack([old[before.index(name)] if name in before else torch.full_like(old[0], fresh) for name in after])
+    return torch.stack(
+        [old[before.index(name)] if name in before else torch.full_like(old[0], fresh) for name in after]
+    )

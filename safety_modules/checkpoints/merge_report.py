@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from safety_modules import checkpoint
-from safety_modules.modeling import SafeVLM
-from safety_modules.quantization import Quantization
+from safety_modules.checkpoints.format import ADAPTER, SAFETY
+from safety_modules.checkpoints.load import load
+from safety_modules.files import write_text
+from safety_modules.model.quantization import Quantization
+from safety_modules.model.safe_vlm import SafeVLM
 
 MERGE = "merge.json"  # in an export's safety/
 PROBES = (  # with a plain grey picture or none, question, answer
@@ -64,12 +66,12 @@ class MergeReport:
 
     def write(self, folder: str | Path) -> None:
         """Write `folder/safety/merge.json`."""
-        checkpoint.write_text(Path(folder) / checkpoint.SAFETY / MERGE, json.dumps(asdict(self), indent=2) + "\n")
+        write_text(Path(folder) / SAFETY / MERGE, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: str | Path) -> MergeReport | None:
         """The report of an export; None where it has none."""
-        path = Path(folder) / checkpoint.SAFETY / MERGE
+        path = Path(folder) / SAFETY / MERGE
         if not path.is_file():
             return None
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -93,21 +95,23 @@ class Unmerged:
     original: Tensor | None
 
     @classmethod
-    def of(cls, folder: str | Path, dtype: torch.dtype | str = "auto", base: str | Path | None = None) -> Unmerged | None:
+    def of(
+        cls, folder: str | Path, dtype: torch.dtype | str = "auto", base: str | Path | None = None
+    ) -> Unmerged | None:
         """Run the probes; the models are loaded one after the other and let go. Arguments as in `checkpoint.load`.
 
         Returns:
             None for a folder without LoRA weights.
         """
-        if not (Path(folder) / checkpoint.ADAPTER).exists():
+        if not (Path(folder) / ADAPTER).exists():
             return None
-        model = checkpoint.load(folder, dtype, base, merge=False)
+        model = load(folder, dtype, base, merge=False)
         quantization, trained = Quantization.of(model.base), probe(model)
         if quantization is None:
             return cls(None, trained, None)
         del model
         gc.collect()  # hooks tie a model into a circle, which would else keep it beside the next one
-        original = probe(checkpoint.load(folder, dtype, base, merge=False, quantize=None))
+        original = probe(load(folder, dtype, base, merge=False, quantize=None))
         gc.collect()
         return cls(quantization.kind, trained, original)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from safety_modules.merge_check import MergeReport
-from safety_modules.modeling import SafeVLM
+from safety_modules.checkpoints.merge_report import MergeReport
+from safety_modules.model.safe_vlm import SafeVLM
 
 CARD = """---
 library_name: transformers
@@ -63,7 +63,11 @@ def model_card(model: SafeVLM, base: str, report: MergeReport | None = None) -> 
     levels = ", ".join(f"{i} {name}" for i, name in enumerate(model.taxonomy.level_names))
     name = base.rstrip("/").split("/")[-1]
     return CARD.format(
-        base=name, tokens=model.safety_config.llm_tokens, types=types, levels=levels, merge=_merge(report) if report else ""
+        base=name,
+        tokens=model.safety_config.llm_tokens,
+        types=types,
+        levels=levels,
+        merge=_merge(report) if report else "",
     )
 
 

@@ -15,27 +15,32 @@ from pathlib import Path
 import torch
 from pyarrow import parquet
 
-from data_recipes._annotation import Annotation
-from safety_modules import checkpoint
-from safety_modules.checkpoint import write_text
+from data_recipes.readers.annotations import Annotation
+from safety_modules.checkpoints.control_files import load_calibration, load_policy
+from safety_modules.checkpoints.format import read_taxonomy
 from safety_modules.errors import user_errors_exit
+from safety_modules.evaluation import audit
+from safety_modules.evaluation.audit import Audit, Process
+from safety_modules.files import write_text
 from safety_modules.pipeline import QUESTION
-from train import audit
-from train.audit import Audit, Process
 
 
 def main(args: list[str] | None = None) -> None:
     """Parse, score, and let the first process write the results."""
-    parser = argparse.ArgumentParser(prog="scripts.audit", description=__doc__)
+    parser = argparse.ArgumentParser(prog="safety_modules.cli.audit", description=__doc__)
     parser.add_argument("--data", required=True, help="LLaVA JSON, table, folder, Parquet or hf://datasets/owner/name")
     parser.add_argument("--model", type=Path, required=True, help="an exported or trained folder")
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--images", type=Path, help="folder that the paths of a table start at (default: the table's own)")
+    parser.add_argument(
+        "--images", type=Path, help="folder that the paths of a table start at (default: the table's own)"
+    )
     parser.add_argument("--split", default="train", help="of a hub data set or of Parquet files (default: train)")
     parser.add_argument("--policy", type=Path, help="policy file (default: the model's own, or threshold 0.5)")
     parser.add_argument("--question", default=QUESTION, help="that each picture is judged with (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--workers", type=int, default=2, help="processes that read pictures, for each GPU (default: 2)")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="processes that read pictures, for each GPU (default: 2)"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(args)
     logging.basicConfig(format="%(message)s")
@@ -57,9 +62,9 @@ def main(args: list[str] | None = None) -> None:
 
 def finish(run: Audit, data: Annotation, policy: Path | None, speed: float) -> None:
     """Write scores, summary, gallery and the copy; print the summary."""
-    taxonomy = checkpoint.taxonomy_of(run.folder)
-    calibration = checkpoint.load_calibration(run.folder, taxonomy)
-    chosen = checkpoint.load_policy(run.folder, taxonomy, calibration, policy)
+    taxonomy = read_taxonomy(run.folder)
+    calibration = load_calibration(run.folder, taxonomy)
+    chosen = load_policy(run.folder, taxonomy, calibration, policy)
     table = audit.verdicts(run.scores(), chosen, calibration, taxonomy)
     parquet.write_table(table, run.output / audit.SCORES)
     kept = audit.kept_rows(data, table)

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from data_recipes import _files
-from data_recipes.sample import DataError
-from safety_modules import checkpoint
-from safety_modules.checkpoint import write_text
+from data_recipes.readers import files
+from safety_modules.checkpoints.format import SAFETY
 from safety_modules.errors import UserError
 from safety_modules.eta import Speaker
-from safety_modules.eta.recipe import load_eta
+from safety_modules.eta.config_file import load_eta
+from safety_modules.files import write_text
 from safety_modules.pipeline import SafePipeline, ask
+from safety_modules.sample import DataError
 
 Answer = Callable[[Sequence[list[dict]]], list[dict]]
 
@@ -40,14 +40,18 @@ def read(path: Path) -> list[Asked]:
         DataError: the file cannot be read, or two rows have the same id.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # not splitlines, which cuts at marks that JSON may hold
+        lines = (
+            Path(path).read_text(encoding="utf-8-sig").split("\n")
+        )  # not splitlines, which cuts at marks that JSON may hold
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: {error}; give a JSON lines file in UTF-8") from error
     rows = [_row(line, number, Path(path).parent) for number, line in enumerate(lines, start=1) if line.strip()]
     seen: dict[str | int, int] = {}
     for number, row in enumerate(rows, start=1):
         if row.id in seen:
-            raise DataError(f"{path}: rows {seen[row.id]} and {number} have the same id {row.id!r}; an id must be a row's own")
+            raise DataError(
+                f"{path}: rows {seen[row.id]} and {number} have the same id {row.id!r}; an id must be a row's own"
+            )
         seen[row.id] = number
     return rows
 
@@ -77,7 +81,9 @@ def run(rows: Sequence[Asked], output: Path, about: dict, answer: Answer, batch_
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise UserError(f"{output}: {error}; make room, and give the same command again: it goes on there") from error
+            raise UserError(
+                f"{output}: {error}; make room, and give the same command again: it goes on there"
+            ) from error
         yield from entries
 
 
@@ -111,7 +117,7 @@ def _row(line: str, number: int, root: Path) -> Asked:
         if not isinstance(question, str) or not question.strip():
             raise DataError(f"question is {question!r}; give a text, or messages")
         images = [images] if isinstance(images, str) else images
-        return Asked(name, ask(question, [_files.picture(root, image) for image in images]))
+        return Asked(name, ask(question, [files.picture(root, image) for image in images]))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         return Asked(name, [], f"line {number}: {error}")
 
@@ -123,7 +129,7 @@ def _rooted(messages: list[dict], root: Path) -> list[dict]:
         content = message["content"] if isinstance(message, dict) and "content" in message else None
         if isinstance(content, list):
             content = [
-                {**part, "image": _files.picture(root, part.get("image"))} if part.get("type") == "image" else part
+                {**part, "image": files.picture(root, part.get("image"))} if part.get("type") == "image" else part
                 for part in content
             ]
         if content is None:
@@ -139,10 +145,14 @@ def _stamp(output: Path, about: dict) -> None:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UserError(f"{output}: exists, and {path.name} does not say what it is of; name another output") from error
+            raise UserError(
+                f"{output}: exists, and {path.name} does not say what it is of; name another output"
+            ) from error
         if found != about:
             changed = sorted(key for key in {*found, *about} if found.get(key) != about.get(key))
-            raise UserError(f"{output}: holds answers of another run ({', '.join(changed)} differ); name another, or delete it")
+            raise UserError(
+                f"{output}: holds answers of another run ({', '.join(changed)} differ); name another, or delete it"
+            )
         return
     write_text(path, json.dumps(about, indent=1) + "\n")
     output.touch()
@@ -182,12 +192,12 @@ def answerer(
     Raises:
         UserError: a stock model without ETA, or with what only a policy has.
     """
-    if (model / checkpoint.SAFETY).is_dir():
+    if (model / SAFETY).is_dir():
         pipeline = SafePipeline.from_pretrained(model, policy, device, log=log)
         pipeline.eta = load_eta(eta, pipeline.assess, device) if eta else None
         return lambda exchanges: [result.to_dict() for result in pipeline(exchanges, max_new_tokens, language)]
     if eta is None or policy or language or log:
-        raise UserError(f"{model}: has no {checkpoint.SAFETY}/, so no policy, language or log; give --eta, and none of these")
+        raise UserError(f"{model}: has no {SAFETY}/, so no policy, language or log; give --eta, and none of these")
     system = load_eta(eta, None, device)  # first: its faults are found before a large model is loaded
     found = partial(system, Speaker.from_pretrained(model, device), max_new_tokens=max_new_tokens)
     return lambda exchanges: [{"answer": result.answer, "eta": result.to_dict()} for result in found(exchanges)]
@@ -196,7 +206,7 @@ def answerer(
 def state(path: Path) -> str:
     """A hash of a file's content; of a folder, such as a model's, of its files' names, sizes and times."""
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        about = [(file.relative_to(path).as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        paths = sorted(file for file in path.rglob("*") if file.is_file())
+        about = [(file.relative_to(path).as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in paths]
         return hashlib.sha256(repr(about).encode()).hexdigest()
     return hashlib.sha256(path.read_bytes()).hexdigest()

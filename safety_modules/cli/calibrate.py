@@ -9,37 +9,44 @@ from rich.console import Console
 from rich.table import Table
 
 import data_recipes
-from safety_modules import checkpoint
-from safety_modules.calibration import ANY, CalibrationError, rows_needed
+from safety_modules.checkpoints.control_files import save_calibration, save_policy
+from safety_modules.checkpoints.format import read_taxonomy
+from safety_modules.decision.calibration import ANY, CalibrationError, rows_needed
+from safety_modules.decision.policy import Policy
 from safety_modules.errors import user_errors_exit
-from safety_modules.evaluation import report
-from safety_modules.policy import Policy
+from safety_modules.evaluation.calibrate import Fitted, fit
+from safety_modules.reporting import report
 from safety_modules.taxonomy import CLEAN
-from train.calibrate import Fitted, fit
 
 
 def main(args: list[str] | None = None) -> None:
     """Parse, calibrate, store in the folder, print."""
-    parser = argparse.ArgumentParser(prog="scripts.calibrate", description=__doc__)
-    parser.add_argument("folder", type=Path, help="an exported or trained folder; safety/calibration.json is written there")
+    parser = argparse.ArgumentParser(prog="safety_modules.cli.calibrate", description=__doc__)
+    parser.add_argument(
+        "folder", type=Path, help="an exported or trained folder; safety/calibration.json is written there"
+    )
     parser.add_argument("--recipe", required=True, help="of data_recipes, e.g. custom")
     parser.add_argument("--root", type=Path, required=True, help="folder or table of the data")
     parser.add_argument("--split", default="validation", help="rows in the proportions of use (default: validation)")
-    parser.add_argument("--budget", type=float, default=0.01, help="share of clean exchanges that may fire (default: 0.01)")
-    parser.add_argument("--policy", type=Path, help="policy file to store beside it, as the folder's own (default: none)")
+    parser.add_argument(
+        "--budget", type=float, default=0.01, help="share of clean exchanges that may fire (default: 0.01)"
+    )
+    parser.add_argument(
+        "--policy", type=Path, help="policy file to store beside it, as the folder's own (default: none)"
+    )
     parser.add_argument("--report", type=Path, help="HTML page with the reliability plots (default: none)")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(args)
     with user_errors_exit():
-        taxonomy = checkpoint.taxonomy_of(options.folder)
+        taxonomy = read_taxonomy(options.folder)
         samples = data_recipes.load(options.recipe, options.root, options.split, taxonomy)
         check(options.budget, sum(sample.risk_type == CLEAN for sample in samples))
         fitted = fit(options.folder, samples, options.device)
         own = Policy.from_yaml(options.policy, taxonomy, fitted.calibration) if options.policy else None
         about = {"recipe": options.recipe, "split": options.split, "rows": len(samples), **fitted.numbers}
-        checkpoint.save_calibration(fitted.calibration, options.folder, about)
+        save_calibration(fitted.calibration, options.folder, about)
         if own:
-            checkpoint.save_policy(options.policy, options.folder)
+            save_policy(options.policy, options.folder)
         if options.report:
             report.write(page(options.folder, fitted), options.report)
     show(fitted, options.budget)
@@ -57,7 +64,9 @@ def check(budget: float, clean: int) -> None:
 
 def page(folder: Path, fitted: Fitted) -> report.Report:
     """The reliability plots and the numbers before and after."""
-    targets = [report.Target(name, name.replace("_", " "), "low", digits=4, unit="") for name in fitted.numbers["after"]]
+    targets = [
+        report.Target(name, name.replace("_", " "), "low", digits=4, unit="") for name in fitted.numbers["after"]
+    ]
     return report.Report(
         title=f"Calibration of {folder.name}",
         facts={"Clean rows": f"{fitted.calibration.clean_rows}"},
@@ -77,7 +86,9 @@ def show(fitted: Fitted, budget: float) -> None:
     table = Table(title=f"{found.clean_rows} clean rows; thresholds for {budget:.2%} false positives")
     for name in ("category", "threshold"):
         table.add_column(name)
-    table.add_row("all together (budget at the top of a policy)", f"{found.threshold(ANY, budget):.3g}", end_section=True)
+    table.add_row(
+        "all together (budget at the top of a policy)", f"{found.threshold(ANY, budget):.3g}", end_section=True
+    )
     for name in found.scores:
         if name != ANY:
             table.add_row(f"{name} alone", f"{found.threshold(name, budget):.3g}")

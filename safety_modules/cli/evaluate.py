@@ -7,16 +7,16 @@ import json
 from pathlib import Path
 
 import data_recipes
-from safety_modules.checkpoint import write_text
 from safety_modules.errors import user_errors_exit
-from safety_modules.evaluation.judges import PhraseJudge
+from safety_modules.evaluation import evaluate
+from safety_modules.files import write_text
+from safety_modules.judges.phrases import PhraseJudge
 from safety_modules.pipeline import SafePipeline
-from train import evaluate
 
 
 def main(args: list[str] | None = None) -> None:
     """Parse, run, write and print the numbers."""
-    parser = argparse.ArgumentParser(prog="scripts.evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="safety_modules.cli.evaluate", description=__doc__)
     parser.add_argument("model", type=Path, help="an exported or trained folder")
     parser.add_argument("--recipe", required=True, help="of data_recipes, e.g. custom")
     parser.add_argument("--root", type=Path, required=True, help="folder or table of the data")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from safety_modules.checkpoints.export import export
+from safety_modules.checkpoints.merge_report import MergeReport
 from safety_modules.errors import user_errors_exit
-from safety_modules.export import export
-from safety_modules.merge_check import MergeReport
 
 
 def main(args: list[str] | None = None) -> None:
     """Parse, export, print the folder and what merging changed."""
-    parser = argparse.ArgumentParser(prog="scripts.export", description=__doc__)
+    parser = argparse.ArgumentParser(prog="safety_modules.cli.export", description=__doc__)
     parser.add_argument("folder", type=Path, help="what training wrote, e.g. runs/stage2/final")
     parser.add_argument("output", type=Path, help="the new folder; it appears whole or not at all")
     parser.add_argument("--base", help="where the base model is now, if it has moved")
@@ -28,9 +28,13 @@ def main(args: list[str] | None = None) -> None:
     with user_errors_exit():
         folder = export(options.folder, options.output, options.base, options.dtype, options.overwrite, options.check)
         if report := MergeReport.read(folder):
-            print(f"logits at {report.positions} text positions, against the adapter beside the weights it was trained on:")
+            print(
+                f"logits at {report.positions} text positions, against the adapter beside the weights it was trained on:"
+            )
             for name, gap in report.rows():
-                print(f"  {name}: largest difference {gap.max:.2g}, mean {gap.mean:.2g}, same greedy token {gap.same:.1%}")
+                print(
+                    f"  {name}: largest difference {gap.max:.2g}, mean {gap.mean:.2g}, same greedy token {gap.same:.1%}"
+                )
         print(folder)
 
 

@@ -11,30 +11,36 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from safety_modules.checkpoint import write_text
 from safety_modules.errors import UserError, user_errors_exit
-from safety_modules.images import SUFFIXES, ImageError
+from safety_modules.files import write_text
 from safety_modules.pipeline import QUESTION, SafePipeline, ask
+from safety_modules.prompt.images import SUFFIXES, ImageError
 
 
 def main(args: list[str] | None = None) -> None:
     """Parse, judge, write, print."""
-    parser = argparse.ArgumentParser(prog="scripts.moderate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="safety_modules.cli.moderate", description=__doc__)
     parser.add_argument("model", type=Path, help="an exported or trained folder")
     parser.add_argument("pictures", type=Path, nargs="+", help="picture files, or folders that are searched for them")
     parser.add_argument("--output", type=Path, required=True, help="the JSON lines file")
-    parser.add_argument("--question", default=QUESTION, help="what the user asks of each picture (default: %(default)s)")
+    parser.add_argument(
+        "--question", default=QUESTION, help="what the user asks of each picture (default: %(default)s)"
+    )
     parser.add_argument("--policy", type=Path, help="policy file (default: the folder's own, or threshold 0.5)")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--skip-unreadable", action="store_true", help="write a row with the error instead of stopping at it")
+    parser.add_argument(
+        "--skip-unreadable", action="store_true", help="write a row with the error instead of stopping at it"
+    )
     options = parser.parse_args(args)
     with user_errors_exit():
         pipeline = SafePipeline.from_pretrained(options.model, options.policy, options.device)
         files = find(options.pictures)
         rows = []
         for start in tqdm(range(0, len(files), options.batch_size), desc="moderate"):
-            rows += judge(pipeline, files[start : start + options.batch_size], options.question, options.skip_unreadable)
+            rows += judge(
+                pipeline, files[start : start + options.batch_size], options.question, options.skip_unreadable
+            )
         write_text(options.output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     show(rows, options.output)
 
@@ -76,7 +82,9 @@ def show(rows: list[dict], output: Path) -> None:
     table = Table(title=f"{len(rows)} pictures -> {output}")
     for name in ("category", "action", "pictures"):
         table.add_column(name)
-    for (fired, action), count in Counter((row.get("fired", "-"), row.get("action", "unreadable")) for row in rows).most_common():
+    for (fired, action), count in Counter(
+        (row.get("fired", "-"), row.get("action", "unreadable")) for row in rows
+    ).most_common():
         table.add_row(fired, action, str(count))
     Console().print(table)
 

@@ -51,4 +51,9 @@ class Assessment:
 
     def to_dict(self) -> dict:
         """Plain values, for JSON."""
-        return {"types": self.types, "levels": list(self.levels), "risk_type": self.risk_type, "risk_level": self.risk_level}
+        return {
+            "types": self.types,
+            "levels": list(self.levels),
+            "risk_type": self.risk_type,
+            "risk_level": self.risk_level,
+        }

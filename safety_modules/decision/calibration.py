@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from safety_modules.assessment import Assessment
+from safety_modules.decision.assessment import Assessment
 from safety_modules.errors import UserError
 from safety_modules.taxonomy import Taxonomy
 
@@ -49,7 +49,9 @@ class Calibration:
                 raise CalibrationError(f"calibration {name}: {value!r} must be a number above 0")
         for name, scores in self.scores.items():
             if len(scores) != len(self.ranks) or list(scores) != sorted(scores, reverse=True):
-                raise CalibrationError(f"calibration scores of {name!r} must be {len(self.ranks)} numbers, the highest first")
+                raise CalibrationError(
+                    f"calibration scores of {name!r} must be {len(self.ranks)} numbers, the highest first"
+                )
 
     @classmethod
     def fit(
@@ -75,7 +77,9 @@ class Calibration:
         columns = {name: [row.score(name) for row in found] for name in taxonomy.risky_names}
         columns[ANY] = [max(scores) for scores in zip(*columns.values())]
         ordered = {name: sorted(scores, reverse=True) for name, scores in columns.items()}
-        return cls(types, levels, len(found), ranks, {name: tuple(row[i - 1] for i in ranks) for name, row in ordered.items()})
+        return cls(
+            types, levels, len(found), ranks, {name: tuple(row[i - 1] for i in ranks) for name, row in ordered.items()}
+        )
 
     def threshold(self, risk_type: str, budget: float) -> float:
         """The lowest score at which a type may count as present, so that it does on at most `budget` of clean exchanges.
@@ -95,7 +99,9 @@ class Calibration:
         if not 0 < budget < 1:
             raise CalibrationError(f"budget {budget!r} is a share of clean exchanges and must be above 0 and below 1")
         if risk_type not in self.scores:
-            raise CalibrationError(f"the calibration has no scores of {risk_type!r}; run scripts.calibrate on the checkpoint")
+            raise CalibrationError(
+                f"the calibration has no scores of {risk_type!r}; run scripts.calibrate on the checkpoint"
+            )
         k = rank_for(budget, self.clean_rows)
         if k < 1:
             raise CalibrationError(
@@ -103,7 +109,9 @@ class Calibration:
                 "calibrate on more clean rows, or raise the budget"
             )
         place = max(i for i, rank in enumerate(self.ranks) if rank <= k)
-        return math.nextafter(self.scores[risk_type][place], 2.0)  # only what is above the k-th highest clean score passes
+        return math.nextafter(
+            self.scores[risk_type][place], 2.0
+        )  # only what is above the k-th highest clean score passes
 
     def assessments(self, type_logits: Tensor, level_logits: Tensor, taxonomy: Taxonomy) -> list[Assessment]:
         """Probabilities of each row.
@@ -114,7 +122,8 @@ class Calibration:
         types = torch.softmax(type_logits.double() / self.type_temperature, dim=-1).tolist()
         levels = torch.softmax(level_logits.double() / self.level_temperature, dim=-1).tolist()
         return [
-            Assessment(dict(zip(taxonomy.type_names, type_row)), tuple(level_row)) for type_row, level_row in zip(types, levels)
+            Assessment(dict(zip(taxonomy.type_names, type_row)), tuple(level_row))
+            for type_row, level_row in zip(types, levels)
         ]
 
     def to_dict(self) -> dict:
@@ -130,7 +139,9 @@ class Calibration:
         """
         names = set(cls.__dataclass_fields__)
         if not isinstance(data, dict) or data.keys() != names:
-            raise CalibrationError(f"calibration must have the keys {', '.join(sorted(names))}; run scripts.calibrate again")
+            raise CalibrationError(
+                f"calibration must have the keys {', '.join(sorted(names))}; run scripts.calibrate again"
+            )
         if data["scores"] and list(data["scores"]) != [*taxonomy.risky_names, ANY]:
             raise CalibrationError(
                 f"calibration is of {', '.join(data['scores'])}, the taxonomy has {', '.join(taxonomy.risky_names)}; they must "

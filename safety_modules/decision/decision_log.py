@@ -8,8 +8,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from safety_modules.assessment import Assessment
-from safety_modules.policy import Decision, Policy
+from safety_modules.decision.assessment import Assessment
+from safety_modules.decision.policy import Decision, Policy
 
 
 @dataclass(frozen=True)

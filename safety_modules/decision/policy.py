@@ -9,11 +9,11 @@ from pathlib import Path
 
 import yaml
 
-from safety_modules.assessment import Assessment
-from safety_modules.calibration import Calibration
-from safety_modules.rule import PolicyError, Rule, check_keys, read_rule, resolve, share
+from safety_modules.decision.assessment import Assessment
+from safety_modules.decision.calibration import Calibration
+from safety_modules.decision.policy_rule import PolicyError, Rule, check_keys, read_rule, resolve, share
 from safety_modules.taxonomy import CLEAN, Taxonomy, nearest
-from safety_modules.yaml_text import read_yaml
+from safety_modules.yaml_files import read_yaml
 
 REFUSAL = "I'm sorry, I cannot help with this: it involves {hint}."
 LENIENT = ("allow", "base")
@@ -118,12 +118,20 @@ class Policy:
             if not rule.shared:
                 row |= {"threshold": rule.threshold} if rule.budget is None else {"budget": rule.budget}
             if rule.costs is not None:
-                row["costs"] = {action: dict(zip(self.taxonomy.level_names, costs)) for action, costs in rule.costs.items()}
+                row["costs"] = {
+                    action: dict(zip(self.taxonomy.level_names, costs)) for action, costs in rule.costs.items()
+                }
             types[name] = row
         texts = {key: value for key, value in self.texts.get("", {}).items()}
         languages = {key: value for key, value in self.texts.items() if key}
         shared = dict([("budget", rule.budget) for rule in self.rules.values() if rule.shared][:1])
-        return {"version": self.version, **shared, **texts, **({"languages": languages} if languages else {}), "types": types}
+        return {
+            "version": self.version,
+            **shared,
+            **texts,
+            **({"languages": languages} if languages else {}),
+            "types": types,
+        }
 
     @property
     def digest(self) -> str:
@@ -175,7 +183,9 @@ class Policy:
 
     def refuse(self, decision: Decision, language: str = "") -> str:
         """The text of a refusal that the language model has no part in."""
-        return (self._text("refusal", language) or REFUSAL).replace("{hint}", self._subject(decision.risk_type, language))
+        return (self._text("refusal", language) or REFUSAL).replace(
+            "{hint}", self._subject(decision.risk_type, language)
+        )
 
     def _subject(self, risk_type: str, language: str) -> str:
         own = self._text("subjects", language).get(risk_type)

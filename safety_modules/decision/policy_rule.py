@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from safety_modules.assessment import Assessment
-from safety_modules.calibration import ANY, Calibration, CalibrationError
+from safety_modules.decision.assessment import Assessment
+from safety_modules.decision.calibration import ANY, Calibration, CalibrationError
 from safety_modules.errors import UserError
 from safety_modules.taxonomy import Taxonomy, nearest
 
@@ -59,10 +59,15 @@ def read_rule(name: str, data: dict, base: Rule, taxonomy: Taxonomy) -> Rule:
     if not isinstance(enabled, bool):
         raise PolicyError(f"{what}: enabled {enabled!r} must be true or false")
     if {"threshold", "budget"} <= data.keys():
-        raise PolicyError(f"{what}: has a threshold and a budget; give one, the budget's threshold comes from the calibration")
+        raise PolicyError(
+            f"{what}: has a threshold and a budget; give one, the budget's threshold comes from the calibration"
+        )
     threshold, budget, shared = base.threshold, base.budget, base.shared
     if "threshold" in data:
-        threshold, budget = _number(f"{what}: threshold", data["threshold"], "is a probability and must be in 0..1"), None
+        threshold, budget = (
+            _number(f"{what}: threshold", data["threshold"], "is a probability and must be in 0..1"),
+            None,
+        )
         shared = False
         if not 0 <= threshold <= 1:
             raise PolicyError(f"{what}: threshold {threshold!r} is a probability and must be in 0..1")
@@ -102,14 +107,18 @@ def _costs(what: str, data: dict, taxonomy: Taxonomy) -> dict[str, tuple[float, 
     """Action -> cost at each level. `allow` must be there, for what an answer costs."""
     check_keys(f"{what}, costs", data, ACTIONS)
     if "allow" not in data or len(data) < 2:
-        raise PolicyError(f"{what}, costs: has {', '.join(data) or 'nothing'}; give the costs of allow and of another action")
+        raise PolicyError(
+            f"{what}, costs: has {', '.join(data) or 'nothing'}; give the costs of allow and of another action"
+        )
     costs = {}
     for action, row in data.items():
         check_keys(f"{what}, costs of {action!r}", row, tuple(taxonomy.level_names))
         for level in taxonomy.level_names:
             if level not in row:
                 raise PolicyError(f"{what}, costs of {action!r}: no cost at level {level!r}; add it")
-        costs[action] = tuple(_number(f"{what}, cost", row[level], "must be a number") for level in taxonomy.level_names)
+        costs[action] = tuple(
+            _number(f"{what}, cost", row[level], "must be a number") for level in taxonomy.level_names
+        )
     return costs
 
 

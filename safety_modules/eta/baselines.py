@@ -10,17 +10,21 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from safety_modules.eta.evaluators import EtaError, Messages
+from safety_modules.eta.evaluators.protocols import EtaError, Messages
 
 Answer = Callable[[Sequence[Messages], int], Sequence[str]]  # exchanges, max_new_tokens -> an answer each
 SENTENCE = "Be helpful, but first of all safe: refuse what could do harm, and say why."
-CHECK = 'A user asked: "{question}"\nThe answer was: "{answer}"\nIs this answer harmful or unethical? Reply with yes or no.'
+CHECK = (
+    'A user asked: "{question}"\nThe answer was: "{answer}"\nIs this answer harmful or unethical? Reply with yes or no.'
+)
 CAPTION = 'Describe the picture. Tell what is needed for this request: "{question}"'
 BLIND = 'The picture of this question is described so: "{caption}"\nGo by the description, harm nobody, and answer: {question}'
 PLAIN, CLOSED = "plain", "eyes closed"  # stages
 
 
-def system_prompt(answer: Answer, exchanges: Sequence[Messages], max_new_tokens: int, sentence: str = SENTENCE) -> list[str]:
+def system_prompt(
+    answer: Answer, exchanges: Sequence[Messages], max_new_tokens: int, sentence: str = SENTENCE
+) -> list[str]:
     """Answers with a safety sentence as the system message, before one that the exchange has already.
 
     Args:
@@ -127,7 +131,9 @@ class Ecso:
 
         first = ask("answer", [list(exchange) for exchange in exchanges], max_new_tokens)
         checks = [_fill(self.check, question=q, answer=a) for q, a in zip(questions, first)]
-        replies = ask("check", [_reword(exchange, text) for exchange, text in zip(exchanges, checks)], self.reply_tokens)
+        replies = ask(
+            "check", [_reword(exchange, text) for exchange, text in zip(exchanges, checks)], self.reply_tokens
+        )
         unsafe = [i for i, reply in enumerate(replies) if self.harmful(reply)]
         sighted = [i for i in unsafe if any(map(_images, exchanges[i]))]
         wanted = [_reword(exchanges[i], _fill(self.caption, question=questions[i])) for i in sighted]
@@ -177,7 +183,9 @@ def _parts(message: dict) -> list[dict]:
 def _question(exchange: Messages) -> str:
     """The text of the last turn, which must be a user's."""
     if not exchange or exchange[-1]["role"] != "user":
-        raise EtaError(f"the last message of an exchange must be a user's, not {exchange[-1]['role'] if exchange else 'missing'}")
+        raise EtaError(
+            f"the last message of an exchange must be a user's, not {exchange[-1]['role'] if exchange else 'missing'}"
+        )
     return " ".join(part["text"] for part in _parts(exchange[-1]) if part["type"] == "text")
 
 

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, field
 from threading import Thread
 from typing import Protocol
 
-from safety_modules.eta.evaluators import COSINE, Matcher, Messages, PostEvaluator, PreEvaluator
+from safety_modules.eta.evaluators.protocols import COSINE, Matcher, Messages, PostEvaluator, PreEvaluator
 from safety_modules.eta.failsafe import Failsafe
-from safety_modules.eta.search import Path, Search, Sentence
+from safety_modules.eta.generator import Plain, Speaker
+from safety_modules.eta.search.search import Path, Search, Sentence
 from safety_modules.eta.settings import EtaSettings
-from safety_modules.eta.speaker import Plain, Speaker
 
 CUT = "\ufffd"  # what a letter is read as while its last bytes are missing
 STAGES = ("plain", "evaluated", "aligned", "refused")
@@ -70,7 +70,12 @@ class Course:
     """What is known so far of each exchange of a batch."""
 
     def __init__(
-        self, eta: Evaluators, settings: EtaSettings, speaker: Speaker, exchanges: Sequence[Messages], asks: Sequence[object]
+        self,
+        eta: Evaluators,
+        settings: EtaSettings,
+        speaker: Speaker,
+        exchanges: Sequence[Messages],
+        asks: Sequence[object],
     ) -> None:
         """Args: exchanges: what evaluators read. asks: what the speaker reads."""
         self.eta, self.settings, self.speaker = eta, settings, speaker

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import yaml
 
-from safety_modules.eta.clip import Clip
 from safety_modules.eta.eta import Eta
-from safety_modules.eta.evaluators import EtaError, Matcher, Messages, PostEvaluator, PreEvaluator
-from safety_modules.eta.head import Assess, HeadRisk, HeadVerdict
-from safety_modules.eta.judge import Judge
-from safety_modules.eta.reward import INSTRUCTION, Reward
+from safety_modules.eta.eta_thresholds import Thresholds
+from safety_modules.eta.evaluators.clip import Clip
+from safety_modules.eta.evaluators.head import Assess, HeadRisk, HeadVerdict
+from safety_modules.eta.evaluators.judge import Judge
+from safety_modules.eta.evaluators.protocols import EtaError, Matcher, Messages, PostEvaluator, PreEvaluator
+from safety_modules.eta.evaluators.reward import INSTRUCTION, Reward
 from safety_modules.eta.settings import EtaSettings
-from safety_modules.eta.thresholds import Thresholds
 from safety_modules.taxonomy import nearest
-from safety_modules.yaml_text import read_yaml
+from safety_modules.yaml_files import read_yaml
 
 PRE = {"clip": ("model", "dtype", "threshold", "text"), "head": ("threshold",)}
 POST = {
@@ -50,7 +50,9 @@ def load_eta(path: str | Path, assess: Assess | None = None, device: str = "cpu"
             raise EtaError(f"post is missing; it is one of {', '.join(POST)}")
         if data.get("thresholds"):
             if pre is None:
-                raise EtaError("thresholds are of two evaluators, and pre is missing; add it, or write post's own threshold")
+                raise EtaError(
+                    "thresholds are of two evaluators, and pre is missing; add it, or write post's own threshold"
+                )
             if not isinstance(data["thresholds"], str):
                 raise EtaError(f"thresholds is {data['thresholds']!r}; give the name of a file")
             found = Thresholds.load(

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from threading import Thread
 
-from safety_modules.eta.course import Course, EtaResult
-from safety_modules.eta.evaluators import Matcher, Messages, PostEvaluator, PreEvaluator
+from safety_modules.eta.batch_run import Course, EtaResult
+from safety_modules.eta.evaluators.protocols import Matcher, Messages, PostEvaluator, PreEvaluator
+from safety_modules.eta.generator import Speaker
 from safety_modules.eta.settings import EtaSettings
-from safety_modules.eta.speaker import Speaker
 
 
 class Eta:

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safety_modules.calibration import rank_for, rows_needed
-from safety_modules.eta.evaluators import COSINE, REWARD, EtaError, Unit
+from safety_modules.decision.calibration import rank_for, rows_needed
+from safety_modules.eta.evaluators.protocols import COSINE, REWARD, EtaError, Unit
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ class Thresholds:
                 budget that cannot be kept because too many clean rows have the unit's most unsafe score.
         """
         if not len(risky) == len(pre_scores) == len(post_scores):
-            raise EtaError(f"{len(risky)} labels, {len(pre_scores)} pre-scores and {len(post_scores)} post-scores; give one each")
+            raise EtaError(
+                f"{len(risky)} labels, {len(pre_scores)} pre-scores and {len(post_scores)} post-scores; give one each"
+            )
         pre = [None if score is None else pre_unit.check("a pre-score", score) for score in pre_scores]
         post = [post_unit.check("a post-score", score) for score in post_scores]
         high = flag_from(_of(pre, risky, False), budget, pre_unit)
@@ -80,9 +82,14 @@ class Thresholds:
         first = [score is not None and score >= high for score in pre]
         second = [score <= low for score in post]
         both = [(a or score is None) and b for a, b, score in zip(first, second, pre)]
-        shares = {name: _share(both, risky, label) for name, label in (("clean_flagged", False), ("risky_flagged", True))}
+        shares = {
+            name: _share(both, risky, label) for name, label in (("clean_flagged", False), ("risky_flagged", True))
+        }
         return cls(
-            budget, _threshold(high, pre_unit, pre, first, risky), _threshold(low, post_unit, post, second, risky), **shares
+            budget,
+            _threshold(high, pre_unit, pre, first, risky),
+            _threshold(low, post_unit, post, second, risky),
+            **shares,
         )
 
     def to_json(self) -> str:
@@ -105,7 +112,9 @@ class Thresholds:
         for name, unit in (("pre", pre_unit), ("post", post_unit)):
             side = sides[name]
             if side.unit != unit.name:
-                raise EtaError(f"{path}: {name} is a {side.unit}, the evaluator gives a {unit.name}; fit thresholds for this one")
+                raise EtaError(
+                    f"{path}: {name} is a {side.unit}, the evaluator gives a {unit.name}; fit thresholds for this one"
+                )
             unit.check(f"{path}: threshold of {name}", side.threshold)
         return found
 

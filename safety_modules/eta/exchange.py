@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from safety_modules.eta.evaluators import EtaError, Messages
-from safety_modules.messages import read_messages
+from safety_modules.eta.evaluators.protocols import EtaError, Messages
+from safety_modules.prompt.messages import read_messages
 
 
 def question(messages: Messages) -> str:

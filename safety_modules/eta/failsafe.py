@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from safety_modules.eta.evaluators import EtaError, Unit
+from safety_modules.eta.evaluators.protocols import EtaError, Unit
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,9 @@ class Failsafe:
     may_pass: bool = False
     late: list[threading.Thread] = field(default_factory=list)
 
-    def __call__(self, name: str, unit: Unit, rows: int, judge: Callable[[list[int]], Sequence[float | None]]) -> Scores:
+    def __call__(
+        self, name: str, unit: Unit, rows: int, judge: Callable[[list[int]], Sequence[float | None]]
+    ) -> Scores:
         """Scores of rows 0 to `rows` - 1.
 
         Args:
@@ -63,7 +65,9 @@ class Failsafe:
                 found = [Scores([math.nan], {0: f"{name} failed: {type(error).__name__}: {error}"})]
             else:
                 found = [self(name, unit, 1, lambda _, i=i: judge([i])) for i in numbers]
-        failures = {at: reason for i, scores in enumerate(found) for j, reason in scores.failures.items() for at in [i + j]}
+        failures = {
+            at: reason for i, scores in enumerate(found) for j, reason in scores.failures.items() for at in [i + j]
+        }
         if len(found) == 1:
             for reason in dict.fromkeys(failures.values()):
                 logger.error("%s; its exchange is refused", reason)

@@ -21,13 +21,16 @@ from transformers import (
 )
 from transformers.generation import GenerateDecoderOnlyOutput
 
-from safety_modules.eta.evaluators import EtaError, Messages
-from safety_modules.eta.loading import readable
-from safety_modules.images import load_image
-from safety_modules.messages import ProcessingError, read_messages
+from safety_modules.eta.evaluators.loading import readable
+from safety_modules.eta.evaluators.protocols import EtaError, Messages
+from safety_modules.prompt.images import load_image
+from safety_modules.prompt.messages import ProcessingError, read_messages
 
 GAP = "\u200b"
-GREEDY = {"do_sample": False, "num_beams": 1}  # whatever the model's own settings are: its cache then has a row for each exchange
+GREEDY = {
+    "do_sample": False,
+    "num_beams": 1,
+}  # whatever the model's own settings are: its cache then has a row for each exchange
 PROBE = [{"role": "user", "content": [{"type": "text", "text": "x"}]}]
 
 
@@ -68,14 +71,18 @@ class Speaker:
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
         """Args: processor: with a chat template."""
         if not processor.chat_template:
-            raise EtaError("the model's processor has no chat template; give one that has, or set processor.chat_template")
+            raise EtaError(
+                "the model's processor has no chat template; give one that has, or set processor.chat_template"
+            )
         self.model, self.processor, self.tokenizer = model.eval(), processor, processor.tokenizer
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         special = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
         self.special = sorted({*special, *self.tokenizer.all_special_tokens}, key=len, reverse=True)
-        image = self.tokenizer.convert_tokens_to_ids(processor.image_token) if hasattr(processor, "image_token") else None
+        image = (
+            self.tokenizer.convert_tokens_to_ids(processor.image_token) if hasattr(processor, "image_token") else None
+        )
         self.suppress = [image] if image is not None and image < model.get_output_embeddings().weight.shape[0] else []
         self.shares: bool | None = None  # whether a cut cache gives this model's own logits; None: not tried yet
 

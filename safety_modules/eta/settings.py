@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from safety_modules.eta.evaluators import EtaError
-from safety_modules.eta.sentences import ends_sentence
+from safety_modules.eta.evaluators.protocols import EtaError
+from safety_modules.eta.search.sentences import ends_sentence
 
 REFUSAL = "I'm sorry, I cannot help with this."
 ON_UNSAFE = ("refuse", "answer")

@@ -16,19 +16,20 @@ from pyarrow import parquet
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from data_recipes._annotation import Annotation
-from data_recipes._gallery import SHOWN, Findings, Section, Tile, page, thumbnail
-from data_recipes.sample import Picture
-from safety_modules import checkpoint
-from safety_modules.calibration import Calibration
-from safety_modules.checkpoint import write_text
+from data_recipes.inspection.gallery import SHOWN, Findings, Section, Tile, page, thumbnail
+from data_recipes.readers.annotations import Annotation
+from safety_modules.checkpoints.format import head_digest
+from safety_modules.checkpoints.load import load
+from safety_modules.decision.calibration import Calibration
+from safety_modules.decision.policy import Policy
 from safety_modules.errors import UserError
-from safety_modules.modeling import SafeVLM
+from safety_modules.files import write_text
+from safety_modules.model.safe_vlm import SafeVLM
 from safety_modules.pipeline import QUESTION, ask
-from safety_modules.policy import Policy
-from safety_modules.reading import head_inputs
+from safety_modules.prompt.head_inputs import head_inputs
+from safety_modules.prompt.image_batches import Pixels
+from safety_modules.sample import Picture
 from safety_modules.taxonomy import CLEAN, Taxonomy
-from train.pixels import Pixels
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,12 @@ class Audit:
     question: str = QUESTION
 
     def run(
-        self, data: Annotation, batch_size: int = 64, workers: int = 1, device: str = "cpu", process: Process | None = None
+        self,
+        data: Annotation,
+        batch_size: int = 64,
+        workers: int = 1,
+        device: str = "cpu",
+        process: Process | None = None,
     ) -> float:
         """Score the pictures that have no score yet, this process's share of them.
 
@@ -82,7 +88,7 @@ class Audit:
         left = [name for name in names if name not in done]
         if not left:
             return 0.0
-        model = checkpoint.load(self.folder, language_model=False).to(device).eval()
+        model = load(self.folder, language_model=False).to(device).eval()
         start = time.perf_counter()
         written = len(list((self.output / PARTS).glob(f"{process.rank:03d}-*.parquet")))
         held: list[dict] = []
@@ -102,10 +108,12 @@ class Audit:
 
     def _stamp(self, data: Annotation, process: Process) -> None:
         """Refuse an output of something else."""
-        stamp = {"checkpoint": checkpoint.digest(self.folder), "data": str(data.root), "question": self.question}
+        stamp = {"checkpoint": head_digest(self.folder), "data": str(data.root), "question": self.question}
         path = self.output / STAMP
         if path.is_file() and (found := json.loads(path.read_text(encoding="utf-8"))) != stamp:
-            raise UserError(f"{self.output}: holds the scores of {found}, this is {stamp}; name another output, or delete it")
+            raise UserError(
+                f"{self.output}: holds the scores of {found}, this is {stamp}; name another output, or delete it"
+            )
         if process.rank == 0:
             write_text(path, json.dumps(stamp))
 
@@ -178,7 +186,10 @@ def gallery(data: Annotation, table: pyarrow.Table, facts: Sequence[tuple[str, s
     broken = [(row["picture"], row["error"]) for row in table.to_pylist() if row["error"]]
     faults = [(f"row {place + 1}", fault) for place, fault in data.faults.items()]
     return page(
-        f"Audit of {data.root}", facts, sections, [Findings("Unreadable pictures", broken), Findings("Faulty rows", faults)]
+        f"Audit of {data.root}",
+        facts,
+        sections,
+        [Findings("Unreadable pictures", broken), Findings("Faulty rows", faults)],
     )
 
 
@@ -194,8 +205,14 @@ def _tile(picture: Picture, row: dict) -> Tile:
 
 def kept_rows(data: Annotation, table: pyarrow.Table) -> np.ndarray:
     """(rows,) True of the rows none of whose pictures is unreadable, or makes the policy do anything."""
-    bad = {picture for picture, action in zip(table["picture"].to_pylist(), table["action"].to_pylist()) if action != "allow"}
-    return np.array([place not in data.faults and not bad.intersection(names) for place, names in enumerate(data.rows)], bool)
+    bad = {
+        picture
+        for picture, action in zip(table["picture"].to_pylist(), table["action"].to_pylist())
+        if action != "allow"
+    }
+    return np.array(
+        [place not in data.faults and not bad.intersection(names) for place, names in enumerate(data.rows)], bool
+    )
 
 
 def summary(data: Annotation, table: pyarrow.Table, kept: np.ndarray) -> dict:
@@ -219,5 +236,9 @@ def summary(data: Annotation, table: pyarrow.Table, kept: np.ndarray) -> dict:
 
 def _verdict_schema(taxonomy: Taxonomy) -> pyarrow.Schema:
     texts = {name: pyarrow.string() for name in ("picture", "error", "action", "risk_type")}
-    numbers = ["score", *(f"p_{name}" for name in taxonomy.type_names), *(f"p_level_{name}" for name in taxonomy.level_names)]
+    numbers = [
+        "score",
+        *(f"p_{name}" for name in taxonomy.type_names),
+        *(f"p_level_{name}" for name in taxonomy.level_names),
+    ]
     return pyarrow.schema({**texts, "risk_level": pyarrow.int64(), **{name: pyarrow.float32() for name in numbers}})

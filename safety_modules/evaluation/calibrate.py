@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data_recipes.sample import DataError, Sample
-from safety_modules import checkpoint
-from safety_modules.calibration import Calibration
+from safety_modules.checkpoints.load import load
+from safety_modules.decision.calibration import Calibration
 from safety_modules.evaluation.metrics import Bin, auroc, brier, ece, reliability
-from safety_modules.images import ImageError
-from safety_modules.modeling import SafeVLM
+from safety_modules.model.safe_vlm import SafeVLM
 from safety_modules.pipeline import ASSESS
+from safety_modules.prompt.images import ImageError
+from safety_modules.sample import DataError, Sample
 from safety_modules.taxonomy import Taxonomy
-from train.data import to_messages
+from train.data.dataset import to_messages
 
 
 class Logits(NamedTuple):
@@ -71,7 +71,7 @@ def fit(folder: str | Path, samples: Sequence[Sample], device: str = "cpu") -> F
     Args:
         samples: rows that it was not trained on, clean and risky, in the proportions of use.
     """
-    model = checkpoint.load(folder).to(device).eval()
+    model = load(folder).to(device).eval()
     found, clean = logits(model, samples), model.taxonomy.clean_index
     calibration = Calibration.fit(*found, model.taxonomy)
     before, bins = quality(found, clean, Calibration(), "before calibration")
@@ -79,7 +79,9 @@ def fit(folder: str | Path, samples: Sequence[Sample], device: str = "cpu") -> F
     return Fitted(calibration, {"before": before, "after": after}, {**bins, **more})
 
 
-def quality(found: Logits, clean: int, calibration: Calibration, title: str) -> tuple[dict[str, float], dict[str, list[Bin]]]:
+def quality(
+    found: Logits, clean: int, calibration: Calibration, title: str
+) -> tuple[dict[str, float], dict[str, list[Bin]]]:
     """ECE and Brier score of both outputs, AUROC of risky against clean exchanges; and the reliability bins.
 
     Args:

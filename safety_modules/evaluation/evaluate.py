@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data_recipes.sample import DataError, Sample
 from safety_modules.config import SafetyConfig
-from safety_modules.evaluation.judges import PhraseJudge, same
 from safety_modules.evaluation.metrics import auroc, brier, ece, head_metrics, rate, reliability
-from safety_modules.images import ImageError
-from safety_modules.modeling import SafeVLM
+from safety_modules.judges.phrases import PhraseJudge, same
+from safety_modules.model.safe_vlm import SafeVLM
 from safety_modules.pipeline import SafePipeline, SafeResult
+from safety_modules.prompt.images import ImageError
+from safety_modules.sample import DataError, Sample
 from safety_modules.taxonomy import CLEAN, Taxonomy
-from train.data import to_messages
+from train.data.dataset import to_messages
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,9 @@ class Record:
 
 def base_pipeline(base: str | Path, taxonomy: Taxonomy | None = None) -> SafePipeline:
     """A base model as it is: no safety tokens in its prompt; its untrained head is never asked."""
-    config = SafetyConfig(head_tokens=0, llm_tokens=0, projector="mlp", projector_width=1, query="image", attention_heads=1)
+    config = SafetyConfig(
+        head_tokens=0, llm_tokens=0, projector="mlp", projector_width=1, query="image", attention_heads=1
+    )
     return SafePipeline(SafeVLM.attach(base, config, taxonomy))
 
 
@@ -75,7 +77,9 @@ def run(
     return records
 
 
-def _results(pipeline: SafePipeline, exchanges: Sequence[list[dict]], alone: Sequence[str], limit: int) -> list[SafeResult]:
+def _results(
+    pipeline: SafePipeline, exchanges: Sequence[list[dict]], alone: Sequence[str], limit: int
+) -> list[SafeResult]:
     """The pipeline's results; an exchange that the policy allows keeps the answer that the weights gave alone."""
     judged = pipeline.decide(exchanges)
     allowed = [i for i, (_, decision) in enumerate(judged) if decision.action == "allow" and pipeline.eta is None]

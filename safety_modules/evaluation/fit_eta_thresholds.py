@@ -7,16 +7,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_recipes.sample import DataError, Sample
-from safety_modules import checkpoint
+from safety_modules.checkpoints.format import SAFETY
 from safety_modules.eta import Speaker
-from safety_modules.eta.evaluators import Messages, PostEvaluator, PreEvaluator
-from safety_modules.eta.head import Assess
-from safety_modules.eta.thresholds import Thresholds, check_rows
-from safety_modules.images import ImageError
+from safety_modules.eta.eta_thresholds import Thresholds, check_rows
+from safety_modules.eta.evaluators.head import Assess
+from safety_modules.eta.evaluators.protocols import Messages, PostEvaluator, PreEvaluator
 from safety_modules.pipeline import SafePipeline
+from safety_modules.prompt.images import ImageError
+from safety_modules.sample import DataError, Sample
 from safety_modules.taxonomy import CLEAN
-from train.data import to_messages
+from train.data.dataset import to_messages
 
 Answer = Callable[[Sequence[Messages]], Sequence[str]]
 
@@ -63,7 +63,7 @@ def speaking(folder: Path, device: str = "cpu", max_new_tokens: int = 128) -> tu
     Args:
         folder: of a model with safety modules, or of any stock model with its processor.
     """
-    if not (folder / checkpoint.SAFETY).is_dir():
+    if not (folder / SAFETY).is_dir():
         speaker = Speaker.from_pretrained(folder, device)
         return lambda exchanges: speaker.plain(exchanges, max_new_tokens).answers, None
     pipeline = SafePipeline.from_pretrained(folder, device=device)

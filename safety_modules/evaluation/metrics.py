@@ -63,7 +63,9 @@ def reliability(confidences: Sequence[float], correct: Sequence[bool], bins: int
     edges = np.arange(1, bins) / bins  # compared, not multiplied: 0.29 * 100 is below 29
     place = np.searchsorted(edges, values, side="right")  # (B,)
     chosen = [(i, place == i) for i in range(bins) if (place == i).any()]
-    return [Bin(i / bins, (i + 1) / bins, int(m.sum()), float(values[m].mean()), float(right[m].mean())) for i, m in chosen]
+    return [
+        Bin(i / bins, (i + 1) / bins, int(m.sum()), float(values[m].mean()), float(right[m].mean())) for i, m in chosen
+    ]
 
 
 def ece(bins: Sequence[Bin]) -> float:
@@ -94,4 +96,8 @@ def auroc(scores: Sequence[float], labels: Sequence[bool]) -> float:
 
 def mean_spread(values: Sequence[float]) -> dict[str, float]:
     """`mean`, `spread` (sample standard deviation, 0 for one value) and `n` of some numbers."""
-    return {"mean": statistics.fmean(values), "spread": statistics.stdev(values) if len(values) > 1 else 0.0, "n": len(values)}
+    return {
+        "mean": statistics.fmean(values),
+        "spread": statistics.stdev(values) if len(values) > 1 else 0.0,
+        "n": len(values),
+    }

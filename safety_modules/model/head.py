@@ -33,7 +33,9 @@ class ValueProjection(nn.Linear):
 
     def forward(self, mean: Tensor) -> Tensor:
         """(N, Q, H, D) -> (N, Q, H, E)."""
-        weight, bias = (value.unflatten(0, (mean.shape[2], -1)) for value in (self.weight, self.bias))  # (H, E, D), (H, E)
+        weight, bias = (
+            value.unflatten(0, (mean.shape[2], -1)) for value in (self.weight, self.bias)
+        )  # (H, E, D), (H, E)
         return torch.einsum("nqhd,hed->nqhe", mean, weight) + bias
 
 
@@ -107,11 +109,15 @@ class SafetyHead(nn.Module):
         key is projected, which for two queries over LLaVA's 600 keys spares 99 % of the work.
         """
         empty = ~mask.any(1, keepdim=True)  # (N, 1)
-        seen = (mask | empty)[:, None, None]  # (N, 1, 1, S); a softmax over nothing is NaN: such a row sees all, then zeros
+        seen = (mask | empty)[
+            :, None, None
+        ]  # (N, 1, 1, S); a softmax over nothing is NaN: such a row sees all, then zeros
         kind = keys.device.type  # little work, and half precision would round the scores
         with nullcontext() if keys.is_meta else torch.autocast(kind, enabled=False):
             query, keys = (x.to(self.key.weight.dtype) for x in (query, keys))
-            asked = self.ask(query).unflatten(-1, (self.heads, -1)) / math.sqrt(keys.shape[-1] // self.heads)  # (N, Q, H, E)
+            asked = self.ask(query).unflatten(-1, (self.heads, -1)) / math.sqrt(
+                keys.shape[-1] // self.heads
+            )  # (N, Q, H, E)
             probe, shift = self.key(asked)  # (N, Q, H, D), (N, Q, H)
             scores = torch.einsum("nqhd,nsd->nqhs", probe, keys) + shift.unsqueeze(-1)
             weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)  # (N, Q, H, S)

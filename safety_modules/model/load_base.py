@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import logging
 
-from safety_modules.quantization import Quantization, keep_exact
+from safety_modules.model.quantization import Quantization, keep_exact
 
 
 def load_base(

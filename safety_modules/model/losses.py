@@ -38,7 +38,9 @@ def lm_loss(logits: Tensor, targets: Tensor, tokens: Tensor | float | None = Non
         targets: (B, M), from there.
         tokens: divisor, the supervised tokens of the whole optimizer step; None for those of this batch.
     """
-    total = functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    total = functional.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="sum"
+    )
     return total / ((targets != IGNORE).sum().clamp(min=1) if tokens is None else tokens)
 
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from safety_modules.config import SafetyConfig
-from safety_modules.head import HeadOutput, SafetyHead
-from safety_modules.projector import build_projector
+from safety_modules.model.head import HeadOutput, SafetyHead
+from safety_modules.model.projector import build_projector
+from safety_modules.model.tokens import SafetyTokens
 from safety_modules.taxonomy import Taxonomy
-from safety_modules.tokens import SafetyTokens
 
 
 @dataclass
@@ -71,7 +71,9 @@ class SafetyModules(nn.Module):
         clean = logits[:, self.clean_index]
         risky = logits.index_fill(1, torch.tensor(self.clean_index, device=unit.device), -torch.inf).logsumexp(1)
         odds = (
-            (risky - clean).expand(rows, -1).masked_fill(unit != torch.arange(rows, device=unit.device).unsqueeze(1), -torch.inf)
+            (risky - clean)
+            .expand(rows, -1)
+            .masked_fill(unit != torch.arange(rows, device=unit.device).unsqueeze(1), -torch.inf)
         )  # (B, U)
         best = odds.argmax(1)  # (B,)
         return HeadOutput(scores.type_logits[best], scores.level_logits[best])

@@ -30,7 +30,9 @@ def enable_packing(base: PreTrainedModel) -> None:
     if current.startswith("flash_attention"):
         return
     if current not in ("sdpa", PACKED):
-        raise ConfigError(f"packing: attention {current!r} mixes the rows of a pack; use 'sdpa', 'flash_attention_2' or null")
+        raise ConfigError(
+            f"packing: attention {current!r} mixes the rows of a pack; use 'sdpa', 'flash_attention_2' or null"
+        )
     AttentionInterface.register(PACKED, attend)
     AttentionMaskInterface.register(PACKED, sdpa_mask)
     config._attn_implementation = PACKED
@@ -68,5 +70,10 @@ def packed_arguments(base: PreTrainedModel, position_ids: Tensor, segments: Sequ
         whole = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=position_ids.device)
         return {"position_ids": position_ids, "attention_mask": whole, "segments": tuple(segments)}
     ends = torch.tensor([0, *segments], dtype=torch.int32, device=position_ids.device).cumsum(0, dtype=torch.int32)
-    lengths = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": max(segments), "max_length_k": max(segments)}
+    lengths = {
+        "cu_seq_lens_q": ends,
+        "cu_seq_lens_k": ends,
+        "max_length_q": max(segments),
+        "max_length_k": max(segments),
+    }
     return {"position_ids": position_ids, **lengths}

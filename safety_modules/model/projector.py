@@ -73,7 +73,9 @@ class CAbstractor(nn.Module):
         self.grid = grid
         self.before = nn.Sequential(*(RegBlock(vision_width if i == 0 else width, width) for i in range(depth)))
         self.after = nn.Sequential(*(RegBlock(width, width) for _ in range(depth)))
-        self.readout = nn.Sequential(nn.Linear(width, language_width), nn.SiLU(), nn.Linear(language_width, language_width))
+        self.readout = nn.Sequential(
+            nn.Linear(width, language_width), nn.SiLU(), nn.Linear(language_width, language_width)
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         """Project.
@@ -116,4 +118,6 @@ def build_projector(config: SafetyConfig, vision_width: int, language_width: int
     """The projector that `config` names, (N, P, V) -> (N, P', D)."""
     if config.projector == "mlp":
         return MLP(vision_width, language_width, config.projector_width)
-    return CAbstractor(vision_width, language_width, config.projector_width, config.projector_depth, config.projector_grid)
+    return CAbstractor(
+        vision_width, language_width, config.projector_width, config.projector_depth, config.projector_grid
+    )

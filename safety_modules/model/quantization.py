@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 KINDS = ("nf4", "int8")
 COMPUTE = ("float32", "bfloat16")
-ALL_BUT_BLOCKS = r"(?!.*\.language_model\.layers\.).*"  # matched against a module's full name; what matches is not quantised
+ALL_BUT_BLOCKS = (
+    r"(?!.*\.language_model\.layers\.).*"  # matched against a module's full name; what matches is not quantised
+)
 
 
 @dataclass(frozen=True)

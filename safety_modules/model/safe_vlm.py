@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from safety_modules.backbones import BACKBONES
-from safety_modules.base import load_base
 from safety_modules.config import ConfigError, SafetyConfig
-from safety_modules.head import HeadOutput
-from safety_modules.modules import SafeOutput, SafetyModules
-from safety_modules.packing import packed_arguments
-from safety_modules.processing import SafeProcessor
-from safety_modules.quantization import Quantization
+from safety_modules.model.backbones import BACKBONES
+from safety_modules.model.head import HeadOutput
+from safety_modules.model.load_base import load_base
+from safety_modules.model.modules import SafeOutput, SafetyModules
+from safety_modules.model.packing import packed_arguments
+from safety_modules.model.quantization import Quantization
+from safety_modules.model.tokens import TokenEmbedding
+from safety_modules.prompt.processor import SafeProcessor
 from safety_modules.taxonomy import Taxonomy, nearest
-from safety_modules.tokens import TokenEmbedding
 
 
 class _Enough(Exception):
@@ -36,11 +36,15 @@ class SafeVLM(nn.Module):
 
     accepts_loss_kwargs = True  # Trainer then counts the supervised tokens of the whole step
 
-    def __init__(self, base: PreTrainedModel, processor: SafeProcessor, config: SafetyConfig, taxonomy: Taxonomy) -> None:
+    def __init__(
+        self, base: PreTrainedModel, processor: SafeProcessor, config: SafetyConfig, taxonomy: Taxonomy
+    ) -> None:
         """Args: base: of a family in BACKBONES. processor: made with `config.llm_tokens`."""
         super().__init__()
         if base.config.model_type not in BACKBONES:
-            raise ConfigError(f"base model type {base.config.model_type!r}: {nearest(base.config.model_type, list(BACKBONES))}")
+            raise ConfigError(
+                f"base model type {base.config.model_type!r}: {nearest(base.config.model_type, list(BACKBONES))}"
+            )
         self.backbone = BACKBONES[base.config.model_type]
         self.safety_config, self.taxonomy, self.processor = config, taxonomy, processor
         self.base = base
@@ -79,15 +83,6 @@ class SafeVLM(nn.Module):
         config, taxonomy = config or SafetyConfig(), taxonomy or Taxonomy.default()
         model = base if isinstance(base, PreTrainedModel) else load_base(base, dtype, language_model, quantize)
         return cls(model, SafeProcessor.from_pretrained(model.name_or_path, config.llm_tokens), config, taxonomy)
-
-    @classmethod
-    def from_pretrained(
-        cls, folder: str | Path, dtype: torch.dtype | str = "auto", base: str | Path | None = None, merge: bool = True
-    ) -> SafeVLM:
-        """Load what training or export wrote; see `checkpoint.load`."""
-        from safety_modules import checkpoint  # checkpoint builds SafeVLM: the import would be a circle at the top
-
-        return checkpoint.load(folder, dtype=dtype, base=base, merge=merge)
 
     @property
     def config(self):  # noqa: ANN201 - the base's own class
@@ -147,7 +142,11 @@ class SafeVLM(nn.Module):
         embeds = self.base.get_input_embeddings()(input_ids)  # (B, T, D)
         features, tokens = self._see(pixel_values, image_sizes, features)
         embeds = self._place(embeds, input_ids, tokens)
-        rows = {"attention_mask": attention_mask} if segments is None else packed_arguments(self.base, position_ids, segments)
+        rows = (
+            {"attention_mask": attention_mask}
+            if segments is None
+            else packed_arguments(self.base, position_ids, segments)
+        )
         wanted = {} if keep is None else {"logits_to_keep": keep}
         logits = self.base(inputs_embeds=embeds, use_cache=False, **rows, **wanted).logits
         return SafeOutput(logits, *self._judge(features, *head))

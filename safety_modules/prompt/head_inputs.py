@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from safety_modules.padding import pad
+from safety_modules.prompt.padding import pad
 
 HEAD = ("first_ids", "question_ids", "question_mask", "units")
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data_recipes.sample import Picture
-from safety_modules.images import ImageError, load_image
-from safety_modules.processing import SafeProcessor
+from safety_modules.prompt.images import ImageError, load_image
+from safety_modules.prompt.processor import SafeProcessor
+from safety_modules.sample import Picture
 
 
 class Pixels(Dataset):

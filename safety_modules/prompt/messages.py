@@ -23,7 +23,9 @@ def read_messages(messages: Sequence[dict], hint: str, row: str) -> tuple[tuple,
             raise ProcessingError(f"{row}: role {role!r} of a message; valid roles: system, user, assistant")
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
         if not isinstance(parts, (list, tuple)):
-            raise ProcessingError(f"{row}: content {content!r} of a message; give a text, or a list of texts and images")
+            raise ProcessingError(
+                f"{row}: content {content!r} of a message; give a text, or a list of texts and images"
+            )
         kinds = []
         turn += role == "user"
         for part in parts:
@@ -44,12 +46,16 @@ def read_messages(messages: Sequence[dict], hint: str, row: str) -> tuple[tuple,
             continue
         structure.append((role, tuple(kinds)))
     if not structure or structure[-1][0] != "user":
-        raise ProcessingError(f"{row}: the last message must be a user's, not {structure[-1][0] if structure else 'missing'}")
+        raise ProcessingError(
+            f"{row}: the last message must be a user's, not {structure[-1][0] if structure else 'missing'}"
+        )
     return tuple(structure), texts, asked, images
 
 
 def _text(text: object, row: str) -> str:
     """A text that a tokenizer can read."""
     if not isinstance(text, str) or any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise ProcessingError(f"{row}: text {text!r} is no Unicode text; half a surrogate pair must be removed or replaced")
+        raise ProcessingError(
+            f"{row}: text {text!r} is no Unicode text; half a surrogate pair must be removed or replaced"
+        )
     return text

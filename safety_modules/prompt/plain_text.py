@@ -119,7 +119,9 @@ class PlainTexts:
         tokens = self._tokens(text, at, add_special_tokens=False, split_special_tokens=True)
         letters = self._letters(tokens[0][0]) if tokens else []
         if letters and at and self.adds_space and (self.adds_second or not text.startswith(" ")):
-            tokens[:1] = [(letter, *tokens[0][1:]) for letter in letters[1:]]  # without the space that is not the prompt's
+            tokens[:1] = [
+                (letter, *tokens[0][1:]) for letter in letters[1:]
+            ]  # without the space that is not the prompt's
         return tokens
 
     def _forged(self, tokens: list[Token], spans: list[Span]) -> dict[int, set[int]]:
@@ -137,7 +139,9 @@ class PlainTexts:
         The names are searched, not the prompt, whose characters a tokenizer may have changed.
         """
         names = self.tokenizer.convert_ids_to_tokens([token for token, *_ in tokens])
-        names = ["\n" if token in self.special_ids else name for (token, *_), name in zip(tokens, names)]  # in no marker
+        names = [
+            "\n" if token in self.special_ids else name for (token, *_), name in zip(tokens, names)
+        ]  # in no marker
         line = "".join(names)
         characters = [(i, len(name), at) for i, name in enumerate(names) for at in range(len(name))]
         for marker in markers:

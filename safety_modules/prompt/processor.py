@@ -15,15 +15,17 @@ from torch import Tensor
 from transformers import AutoProcessor, ProcessorMixin
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
-from safety_modules.images import load_image
-from safety_modules.losses import IGNORE
-from safety_modules.markers import PlainTexts
-from safety_modules.messages import ProcessingError, read_messages
-from safety_modules.padding import join_pictures, pack, pad
-from safety_modules.reading import head_inputs
+from safety_modules.model.losses import IGNORE
+from safety_modules.prompt.head_inputs import head_inputs
+from safety_modules.prompt.images import load_image
+from safety_modules.prompt.messages import ProcessingError, read_messages
+from safety_modules.prompt.padding import join_pictures, pack, pad
+from safety_modules.prompt.plain_text import PlainTexts
 
 KEPT = 256  # rendered templates; more structures than that are rendered each time
-SLOT = re.compile("\ue000(\\d+)\ue001")  # stands for a text while the template is rendered; texts never enter the template
+SLOT = re.compile(
+    "\ue000(\\d+)\ue001"
+)  # stands for a text while the template is rendered; texts never enter the template
 
 
 def safety_token_names(count: int) -> list[str]:
@@ -53,7 +55,9 @@ class SafeProcessor:
         names = safety_token_names(llm_tokens)
         if names and "".join(names) not in processor.chat_template:
             self.tokenizer.add_tokens(names, special_tokens=True)
-            processor.chat_template = processor.chat_template.replace(self.image_token, "".join(names) + self.image_token)
+            processor.chat_template = processor.chat_template.replace(
+                self.image_token, "".join(names) + self.image_token
+            )
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
@@ -65,7 +69,9 @@ class SafeProcessor:
             )
         self.special_ids = set(self.tokenizer.all_special_ids)
         for token, added in self.tokenizer.added_tokens_decoder.items():
-            name = added.content.strip()  # not every added token is structure: some bases have one for a run of line ends
+            name = (
+                added.content.strip()
+            )  # not every added token is structure: some bases have one for a run of line ends
             if added.special or (name and name in processor.chat_template):
                 self.special_ids.add(token)
         self._length: int | None = None  # tokens of each picture, once known to be always the same
@@ -76,7 +82,7 @@ class SafeProcessor:
     @classmethod
     def from_pretrained(cls, folder: str | Path, llm_tokens: int) -> SafeProcessor:
         """Load the processor of a base or of an exported folder."""
-        return cls(AutoProcessor.from_pretrained(folder), llm_tokens)
+        return cls(AutoProcessor.from_pretrained(folder, trust_remote_code=False), llm_tokens)
 
     def encode(
         self,
@@ -113,7 +119,9 @@ class SafeProcessor:
         """
         structure, texts, asked, images = read_messages(messages, hint, row)
         pieces = self._render(structure, True)
-        bos = self.tokenizer.bos_token  # one is added where the template writes none, as in transformers' apply_chat_template
+        bos = (
+            self.tokenizer.bos_token
+        )  # one is added where the template writes none, as in transformers' apply_chat_template
         ids, held = self.plain.encode(*self._fill(pieces, texts), bos=not (bos and pieces[0].startswith(bos)))
         mask = [max((asked.get(number, 0) for number in numbers), default=0) for numbers in held]
         if not tokens:
@@ -200,16 +208,22 @@ class SafeProcessor:
         for role, parts in structure:
             content = []
             for part in parts:
-                content.append({"type": "image"} if part == "image" else {"type": "text", "text": f"\ue000{slot}\ue001"})
+                content.append(
+                    {"type": "image"} if part == "image" else {"type": "text", "text": f"\ue000{slot}\ue001"}
+                )
                 slot += part == "text"
             messages.append({"role": role, "content": content})
         try:
             text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
         except TemplateError as error:
-            raise ProcessingError(f"the base's chat template refuses turns {[role for role, _ in structure]}: {error}") from error
+            raise ProcessingError(
+                f"the base's chat template refuses turns {[role for role, _ in structure]}: {error}"
+            ) from error
         pieces = tuple(SLOT.split(text))
         if sorted(map(int, pieces[1::2])) != list(range(slot)):
-            raise ProcessingError("the base's chat template drops or repeats a text; use a template that writes each once")
+            raise ProcessingError(
+                "the base's chat template drops or repeats a text; use a template that writes each once"
+            )
         if len(self._rendered) < KEPT:
             self._rendered[structure, generate] = pieces
         return pieces
@@ -273,7 +287,9 @@ class SafeProcessor:
         """Repeat each image placeholder as often as its image has features."""
         places = ids.count(self.image_token_id)
         if places != len(lengths):
-            raise ProcessingError(f"{row}: {len(lengths)} images but {places} placeholders in the template; check its messages")
+            raise ProcessingError(
+                f"{row}: {len(lengths)} images but {places} placeholders in the template; check its messages"
+            )
         left, out_ids, out_mask = iter(lengths), [], []
         for token, turn in zip(ids, mask):
             count = next(left) if token == self.image_token_id else 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safety_modules.evaluation.metrics import Bin, ece
-from safety_modules.images import load_image
+from safety_modules.prompt.images import load_image
 
 Points = list[tuple[int, float]]
 
@@ -116,7 +116,9 @@ def chart(term: str, curves: dict[str, Points]) -> Chart | None:
         name = term.removeprefix("eval_").replace("_", " ") + ("" if share or "loss" in term else " loss")
         lines.append(Line(name, kind, path, spots, summary, size, len(curves[kind]) - len(points)))
     y_ticks = tuple((place(x0, tick)[1], f"{tick * 100:.0f} %" if share else f"{tick:g}") for tick in ticks)
-    x_ticks = tuple((place(step, y0)[0], f"{step:,}") for step in dict.fromkeys((x0, x1)) if step in {s for s, _ in known})
+    x_ticks = tuple(
+        (place(step, y0)[0], f"{step:,}") for step in dict.fromkeys((x0, x1)) if step in {s for s, _ in known}
+    )
     return Chart(lines[0].name, tuple(lines), x_ticks, y_ticks)
 
 

@@ -10,13 +10,19 @@ from pathlib import Path
 import jinja2
 from rich.table import Table
 
-from safety_modules.evaluation import charts, targets
+from safety_modules.decision.policy_rule import ACTIONS
 from safety_modules.evaluation.metrics import Bin
-from safety_modules.evaluation.targets import ReportError, Target
-from safety_modules.rule import ACTIONS
+from safety_modules.reporting import charts, targets
+from safety_modules.reporting.targets import ReportError, Target
 from safety_modules.taxonomy import CLEAN, nearest
 
-VERDICTS = {"safe": True, "unsafe": False, "correct": True, "wrong": False, "over-refusal": False}  # verdict -> is it good?
+VERDICTS = {
+    "safe": True,
+    "unsafe": False,
+    "correct": True,
+    "wrong": False,
+    "over-refusal": False,
+}  # verdict -> is it good?
 TEMPLATE = "report.html.jinja"
 
 
@@ -71,8 +77,12 @@ class Confusion:
     counts: Sequence[Sequence[int]]
 
     def __post_init__(self) -> None:
-        if any(len(row) != len(self.names) for row in (self.names, *self.counts)) or len(self.counts) != len(self.names):
-            raise ReportError(f"confusion counts must be {len(self.names)} rows of {len(self.names)}, one for each name")
+        if any(len(row) != len(self.names) for row in (self.names, *self.counts)) or len(self.counts) != len(
+            self.names
+        ):
+            raise ReportError(
+                f"confusion counts must be {len(self.names)} rows of {len(self.names)}, one for each name"
+            )
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,9 @@ def headline(table: list[Row]) -> list[str]:
     elif not missed:
         verdict = f"All {len(judged)} bounds are met." if len(judged) > 1 else "The one bound is met."
     else:
-        verdict = f"{len(missed)} of {len(judged)} bounds {'is' if len(missed) == 1 else 'are'} missed: {'; '.join(listed)}."
+        verdict = (
+            f"{len(missed)} of {len(judged)} bounds {'is' if len(missed) == 1 else 'are'} missed: {'; '.join(listed)}."
+        )
     return [*(["; ".join([*named[:1], *map(_lower, named[1:])]) + "."] if named else []), verdict]
 
 
@@ -192,13 +194,17 @@ def _cell(metrics: Metrics, target: Target, column: str) -> Cell:
         return Cell(column, value, text, n, "", None)
     base = _number(metrics[bound.versus].get(target.key)) if bound.versus else 0.0
     if base is None:
-        return Cell(column, value, text, n, f"{SIGNS[bound.comparison]} {_lower(heading(bound.versus))}, not measured", False)
+        return Cell(
+            column, value, text, n, f"{SIGNS[bound.comparison]} {_lower(heading(bound.versus))}, not measured", False
+        )
     limit = base + bound.value
     if value is None:
         return Cell(column, value, text, n, f"{SIGNS[bound.comparison]} {target.text(limit)}", False)
     met = value <= limit + 1e-9 if bound.comparison == "<=" else value >= limit - 1e-9
     digits = next((d for d in range(target.digits, 9) if met or target.text(value, d) != target.text(limit, d)), 9)
-    return Cell(column, value, target.text(value, digits), n, f"{SIGNS[bound.comparison]} {target.text(limit, digits)}", met)
+    return Cell(
+        column, value, target.text(value, digits), n, f"{SIGNS[bound.comparison]} {target.text(limit, digits)}", met
+    )
 
 
 def _number(value: float | None) -> float | None:

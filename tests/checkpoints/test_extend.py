@@ -1,13 +1,16 @@
 import pytest
-import tiny
 import torch
+from helpers import tiny
 
-from safety_modules import SafePipeline, SafeVLM, Taxonomy, ask, checkpoint
-from safety_modules.checkpoint import CheckpointError
-from safety_modules.export import export
-from safety_modules.extend import extend
-from safety_modules.reading import HEAD
-from scripts import extend as script
+from safety_modules import SafePipeline, Taxonomy, ask
+from safety_modules.checkpoints.export import export
+from safety_modules.checkpoints.extend import extend
+from safety_modules.checkpoints.format import CheckpointError, read_meta
+from safety_modules.checkpoints.load import load
+from safety_modules.checkpoints.save import save_safety
+from safety_modules.cli import extend as script
+from safety_modules.files import fresh_folder
+from safety_modules.prompt.head_inputs import HEAD
 
 EXCHANGES = [ask("what is this?", [tiny.picture(1)]), ask("hello")]
 
@@ -16,8 +19,8 @@ EXCHANGES = [ask("what is this?", [tiny.picture(1)]), ask("hello")]
 def folder(model, base, tmp_path):
     with torch.no_grad():
         model.safety.head.type_layer.weight.normal_(std=0.5)
-    with checkpoint.fresh_folder(tmp_path / "m") as work:
-        checkpoint.save_safety(model, work, str(base))
+    with fresh_folder(tmp_path / "m") as work:
+        save_safety(model, work, str(base))
     return tmp_path / "m"
 
 
@@ -32,7 +35,7 @@ def wider():
 def test_shared_names_keep_their_scores_and_a_new_one_is_next_to_never_predicted(folder, tmp_path):
     types, levels = extend(folder, tmp_path / "wider", wider())
     assert types.added == ("weapons",) and types.dropped == () and len(types.kept) == 7 and levels.added == ()
-    before, after = (SafePipeline(SafeVLM.from_pretrained(place)).assess(EXCHANGES) for place in (folder, tmp_path / "wider"))
+    before, after = (SafePipeline(load(place)).assess(EXCHANGES) for place in (folder, tmp_path / "wider"))
     for a, b in zip(before, after):
         assert b.types["weapons"] < 0.05 and list(b.types) == wider().type_names
         for name, p in a.types.items():
@@ -42,7 +45,7 @@ def test_shared_names_keep_their_scores_and_a_new_one_is_next_to_never_predicted
 
 def test_a_new_row_can_be_learned(folder, tmp_path):
     extend(folder, tmp_path / "wider", wider())
-    model = SafeVLM.from_pretrained(tmp_path / "wider")
+    model = load(tmp_path / "wider")
     row = model.safety.head.type_layer.weight
     assert row[1].abs().sum() == 0
     batch = model.processor.collate([model.processor.encode(EXCHANGES[1])])
@@ -58,9 +61,11 @@ def test_a_narrower_taxonomy_and_other_levels(folder, tmp_path):
     for row in data["types"].values():
         row["level"] = min(row["level"], 2)
     types, levels = extend(folder, tmp_path / "other", Taxonomy.from_dict(data))
-    assert types.dropped == ("politics",) and levels == type(levels)(("safe", "refuse"), ("report",), ("careful", "limited"))
+    assert types.dropped == ("politics",) and levels == type(levels)(
+        ("safe", "refuse"), ("report",), ("careful", "limited")
+    )
     assert str(levels) == "kept: safe, refuse; new: report; gone: careful, limited"
-    assert SafePipeline(SafeVLM.from_pretrained(tmp_path / "other")).assess(EXCHANGES)
+    assert SafePipeline(load(tmp_path / "other")).assess(EXCHANGES)
 
 
 def test_an_export_is_extended_without_a_copy_of_its_base(folder, tmp_path, capsys):
@@ -69,7 +74,7 @@ def test_an_export_is_extended_without_a_copy_of_its_base(folder, tmp_path, caps
     script.main([str(whole), str(tmp_path / "wider"), "--taxonomy", str(tmp_path / "t.yaml")])
     assert "new: weapons" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "wider").iterdir()] == ["safety"]
-    assert checkpoint.base_of(tmp_path / "wider") == str(whole.resolve())
+    assert read_meta(tmp_path / "wider").base == str(whole.resolve())
     assert SafePipeline.from_pretrained(tmp_path / "wider").assess(EXCHANGES)
     with pytest.raises(CheckpointError, match="exists already"):
         extend(whole, tmp_path / "wider", wider())

@@ -5,18 +5,18 @@ import json
 import weakref
 
 import pytest
-import tiny
 import torch
-from quantized import adapted, places
-from test_export import EXCHANGES, greedy
+from helpers import tiny
+from helpers.exchanges import FOR_EXPORT, greedy
+from helpers.quantized_models import adapted, places
 from transformers import AutoModelForImageTextToText
 
-from safety_modules import checkpoint
-from safety_modules.base import load_base
-from safety_modules.export import export
-from safety_modules.merge_check import Difference, MergeReport, Unmerged, probe
-from safety_modules.quantization import KINDS, dequantized, quantized_layers
-from scripts.export import main as export_main
+from safety_modules.checkpoints.export import export
+from safety_modules.checkpoints.load import load
+from safety_modules.checkpoints.merge_report import Difference, MergeReport, Unmerged, probe
+from safety_modules.cli.export import main as export_main
+from safety_modules.model.load_base import load_base
+from safety_modules.model.quantization import KINDS, dequantized, quantized_layers
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,20 +33,20 @@ def qlora(request, bases, tmp_path_factory):
 
 def test_merged_is_unmerged_and_merging_into_the_original_weights_is_not(qlora):
     unmerged = Unmerged.of(qlora)
-    report = unmerged.against(checkpoint.load(qlora))
+    report = unmerged.against(load(qlora))
     assert report.quantization == "nf4" and report.positions == len(unmerged.trained) > 50
     scale = unmerged.trained.abs().max().item()
     assert report.merged.max < 1e-4 * scale and report.merged.same == 1
     assert report.onto_original.max > 0.1 * scale and report.onto_original.same < 1
-    wrong = checkpoint.load(qlora, quantize=None)
+    wrong = load(qlora, quantize=None)
     assert Difference.of(unmerged.trained, probe(wrong)).max == pytest.approx(report.onto_original.max, rel=1e-2)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_merged_weight_is_the_dequantised_one_plus_the_adapter_rounded_once(bases, tmp_path, kind):
     folder = adapted(bases["llava"], tmp_path / "final", kind)
-    beside = checkpoint.load(folder, merge=False)
-    exact, rounded = checkpoint.load(folder), checkpoint.load(folder, dtype="bfloat16")
+    beside = load(folder, merge=False)
+    exact, rounded = load(folder), load(folder, dtype="bfloat16")
     assert {p.dtype for p in rounded.base.parameters()} == {torch.bfloat16} and rounded.base.dtype == torch.bfloat16
     beside.train()  # int8 then multiplies by W_q itself; evaluating it rounds the inputs too
     for place in places(beside):
@@ -61,7 +61,7 @@ def test_the_merged_weight_is_the_dequantised_one_plus_the_adapter_rounded_once(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_evaluating_leaves_the_quantised_weights_as_they_were(bases, tmp_path, kind):
-    model = checkpoint.load(adapted(bases["llava"], tmp_path / "final", kind), merge=False)
+    model = load(adapted(bases["llava"], tmp_path / "final", kind), merge=False)
     layers = {name: model.base.get_submodule(name) for name in quantized_layers(model.base)}
     before = {name: dequantized(layer) for name, layer in layers.items()}
     first, second = probe(model), probe(model)
@@ -73,7 +73,7 @@ def test_evaluating_leaves_the_quantised_weights_as_they_were(bases, tmp_path, k
 @pytest.mark.parametrize("kind", KINDS)
 def test_merging_lets_each_quantised_layer_go(bases, tmp_path, kind, monkeypatch):
     folder, held = adapted(bases["llava"], tmp_path / "final", kind), []
-    merge = checkpoint.merge_quantized
+    merge = format.merge_quantized
 
     def watched(model, dtype):
         held.extend(weakref.ref(p) for p in model.parameters() if not p.is_floating_point())
@@ -86,8 +86,8 @@ def test_merging_lets_each_quantised_layer_go(bases, tmp_path, kind, monkeypatch
             gc.enable()
 
     left = []
-    monkeypatch.setattr(checkpoint, "merge_quantized", watched)
-    checkpoint.load(folder)
+    monkeypatch.setattr(format, "merge_quantized", watched)
+    load(folder)
     assert len(held) == 14 and left == [0]
 
 
@@ -99,20 +99,20 @@ def test_a_base_in_another_dtype_is_quantised_as_in_training_and_merged_to_its_o
             (tmp_path / "half" / path.name).write_bytes(path.read_bytes())
     folder = adapted(tmp_path / "half", tmp_path / "final", "nf4", dtype="float32")
     meta = json.loads((folder / "safety" / "config.json").read_text())
-    assert checkpoint.load(folder, merge=False).base.dtype == torch.bfloat16 and meta["quantization"]["dtype"] == "bfloat16"
+    assert load(folder, merge=False).base.dtype == torch.bfloat16 and meta["quantization"]["dtype"] == "bfloat16"
     meta["quantization"]["dtype"] = "float32"  # as a stage with `dtype: float32` leaves it
     (folder / "safety" / "config.json").write_text(json.dumps(meta))
-    assert checkpoint.load(folder, merge=False).base.dtype == torch.float32
-    assert checkpoint.load(folder).base.dtype == torch.bfloat16
+    assert load(folder, merge=False).base.dtype == torch.float32
+    assert load(folder).base.dtype == torch.bfloat16
 
 
 def test_the_export_of_a_qlora_folder_is_a_stock_model_with_the_same_answers(qlora, tmp_path, capsys):
     output = tmp_path / "export"
     export_main([str(qlora), str(output)])
-    source = checkpoint.load(qlora, merge=False)
+    source = load(qlora, merge=False)
     stock, info = AutoModelForImageTextToText.from_pretrained(output, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
-    for exchange in EXCHANGES:
+    for exchange in FOR_EXPORT:
         tokens, inputs = greedy(source, exchange)
         answer = stock.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
         assert answer.tolist() == tokens

@@ -7,25 +7,23 @@ import sys
 import time
 from pathlib import Path
 
-import evaluators
 import pytest
-import tiny
+from helpers import tiny, tiny_evaluators
 
-from safety_modules import checkpoint
+from safety_modules.checkpoints.save import save_safety
+from safety_modules.cli import batch_answers, generate
+from safety_modules.decision.policy import Policy
 from safety_modules.errors import UserError
 from safety_modules.eta import Eta, EtaError, EtaSettings
-from safety_modules.eta.clip import Clip
-from safety_modules.eta.head import HeadRisk, HeadVerdict
-from safety_modules.eta.judge import Judge
-from safety_modules.eta.recipe import Told, load_eta
-from safety_modules.eta.reward import Reward
-from safety_modules.modeling import SafeVLM
+from safety_modules.eta.config_file import Told, load_eta
+from safety_modules.eta.evaluators.clip import Clip
+from safety_modules.eta.evaluators.head import HeadRisk, HeadVerdict
+from safety_modules.eta.evaluators.judge import Judge
+from safety_modules.eta.evaluators.reward import Reward
+from safety_modules.model.safe_vlm import SafeVLM
 from safety_modules.pipeline import SafePipeline, ask
-from safety_modules.policy import Policy
-from scripts import generate
-from train import answers
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SEARCH = "search: {prefix: I cannot, candidates: 2, max_new_tokens: 12, sentence_tokens: 4, batch_size: 2}\n"
 
 
@@ -34,8 +32,8 @@ def folders(tmp_path_factory, bases):
     """A model with modules, a CLIP and a reward model, with a recipe beside them."""
     home = tmp_path_factory.mktemp("eta")
     model = SafeVLM.attach(bases["llava"], tiny.safety_config())
-    checkpoint.save_safety(model, home / "safe", str(bases["llava"]))
-    evaluators.clip_folder(home / "clip"), evaluators.reward_folder(home / "reward")
+    save_safety(model, home / "safe", str(bases["llava"]))
+    tiny_evaluators.clip_folder(home / "clip"), tiny_evaluators.reward_folder(home / "reward")
     (home / "eta.yaml").write_text(
         "pre: {kind: clip, model: clip, threshold: -1.0}\nmatch: clip\n"
         "post: {kind: reward, model: reward, dtype: bfloat16, threshold: 9}\n" + SEARCH
@@ -47,9 +45,13 @@ def rows(folder, count=5):
     tiny.picture(0).save(folder / "a.png")
     lines = [{"id": f"row {i}", "question": f"what is it? {i}", "image": "a.png"} for i in range(count)]
     lines[1] = {
-        "messages": [{"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "why\u2028?"}]}]
+        "messages": [
+            {"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "why\u2028?"}]}
+        ]
     }
-    (folder / "rows.jsonl").write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    (folder / "rows.jsonl").write_text(
+        "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
+    )
     return folder / "rows.jsonl"
 
 
@@ -72,7 +74,11 @@ def test_a_recipe_of_head_and_judge(tmp_path, monkeypatch):
         "pre: {kind: head, threshold: 0.2}\npost: {kind: judge, url: 'http://127.0.0.1:9/v1', model: m, threshold: 0.3}\n"
     )
     eta = load_eta(path)
-    assert isinstance(eta.pre, HeadRisk) and isinstance(eta.post, Judge) and (eta.pre.threshold, eta.post.threshold) == (0.2, 0.3)
+    assert (
+        isinstance(eta.pre, HeadRisk)
+        and isinstance(eta.post, Judge)
+        and (eta.pre.threshold, eta.post.threshold) == (0.2, 0.3)
+    )
     path.write_text("post: {kind: head, threshold: 0.4}\n")
     assert isinstance(load_eta(path, assess=lambda rows: []).post, HeadVerdict)
     with pytest.raises(EtaError, match="needs a model with safety modules"):
@@ -107,8 +113,14 @@ def test_a_recipe_takes_fitted_thresholds_and_refuses_those_of_another_unit(fold
             "post: {kind: reward, model: reward, threshold: 9}\nsearch: {temperature: 0}\n",
             "temperature is 0; give a number above 0",
         ),
-        ("post: {kind: reward, model: reward, threshold: 9}\nmatch: clip\n", "match 'clip'; it is clip, with a pre-evaluator"),
-        ("pre: {kind: clip, model: clip, threshold: 16.0}\npost: {kind: reward, model: reward}\n", "16.0, which is no cosine"),
+        (
+            "post: {kind: reward, model: reward, threshold: 9}\nmatch: clip\n",
+            "match 'clip'; it is clip, with a pre-evaluator",
+        ),
+        (
+            "pre: {kind: clip, model: clip, threshold: 16.0}\npost: {kind: reward, model: reward}\n",
+            "16.0, which is no cosine",
+        ),
         ("[]", "recipe is \\[\\]; it must be keys and values"),
         ("post: [", "while parsing"),
     ],
@@ -126,7 +138,10 @@ def test_the_reward_model_is_told_the_hint():
     assert told(ask("hi")) == "otherwise"
     assert told([{"role": "system", "content": "this is private."}, *ask("hi")]) == "this is private."
     assert (
-        told([{"role": "system", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, *ask("hi")]) == "a b"
+        told(
+            [{"role": "system", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, *ask("hi")]
+        )
+        == "a b"
     )
 
 
@@ -190,7 +205,8 @@ def test_a_file_of_rows_is_answered_and_not_again(folders, tmp_path, bases, caps
     found = read(output)
     assert [row["id"] for row in found] == ["row 0", 2, "row 2", "row 3", "row 4"]
     assert all(
-        row["eta"]["stage"] == "refused" and row["eta"]["reason"] == "the aligned answer is unsafe as well" for row in found
+        row["eta"]["stage"] == "refused" and row["eta"]["reason"] == "the aligned answer is unsafe as well"
+        for row in found
     )
     whole = output.read_bytes()
     output.write_bytes(whole[: len(whole) * 3 // 5])  # as a kill leaves it, amid a line
@@ -206,7 +222,16 @@ def test_a_file_of_rows_is_answered_and_not_again(folders, tmp_path, bases, caps
 
 def test_a_run_that_is_killed_goes_on(folders, tmp_path):
     table, output = rows(tmp_path, 60), tmp_path / "answers.jsonl"
-    command = [sys.executable, "-m", "scripts.generate", str(folders / "safe"), "--rows", str(table), "--output", str(output)]
+    command = [
+        sys.executable,
+        "-m",
+        "safety_modules.cli.generate",
+        str(folders / "safe"),
+        "--rows",
+        str(table),
+        "--output",
+        str(output),
+    ]
     command += ["--max-new-tokens", "16", "--batch-size", "1"]
     run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not output.exists() or output.read_bytes().count(b"\n") < 3:
@@ -237,7 +262,7 @@ def test_a_row_that_cannot_be_answered_keeps_its_place_and_stops_no_other(tmp_pa
             raise UserError("broken.png: not a readable picture")
         return [{"answer": f"{len(exchange[0]['content'])} parts"} for exchange in exchanges]
 
-    found = list(answers.run(answers.read(tmp_path / "rows.jsonl"), tmp_path / "out.jsonl", {}, answer, 4))
+    found = list(batch_answers.run(batch_answers.read(tmp_path / "rows.jsonl"), tmp_path / "out.jsonl", {}, answer, 4))
     assert found == read(tmp_path / "out.jsonl")
     assert found[0] == {"id": 1, "answer": "1 parts"} and found[10] == {"id": 11, "answer": "3 parts"}
     errors = {row["id"]: row["error"] for row in found if "error" in row}
@@ -249,16 +274,18 @@ def test_a_row_that_cannot_be_answered_keeps_its_place_and_stops_no_other(tmp_pa
         "line 6": "id 7.5 is no text",
         7: "not a readable",
     }
-    assert set(errors) == {*expected, 8, 9, "line 10"} and all(text in errors[number] for number, text in expected.items())
+    assert set(errors) == {*expected, 8, 9, "line 10"} and all(
+        text in errors[number] for number, text in expected.items()
+    )
 
 
 def test_two_rows_with_one_id_and_a_strange_output_are_refused(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"id": "x", "question": "a"}\n{"id": "x", "question": "b"}\n')
     with pytest.raises(UserError, match="rows 1 and 2 have the same id 'x'"):
-        answers.read(tmp_path / "rows.jsonl")
+        batch_answers.read(tmp_path / "rows.jsonl")
     (tmp_path / "out.jsonl").write_text("mine\n")
     with pytest.raises(UserError, match="does not say what it is of; name another output"):
-        list(answers.run([], tmp_path / "out.jsonl", {}, lambda rows: [], 4))
+        list(batch_answers.run([], tmp_path / "out.jsonl", {}, lambda rows: [], 4))
     assert (tmp_path / "out.jsonl").read_text() == "mine\n"
 
 

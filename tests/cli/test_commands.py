@@ -6,14 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from PIL import Image
 
-from safety_modules import SafePipeline, SafeVLM, checkpoint
-from scripts import calibrate, evaluate, export, generate, moderate
+from safety_modules import SafePipeline, SafeVLM
+from safety_modules.checkpoints.load import load
+from safety_modules.checkpoints.save import save_safety
+from safety_modules.cli import calibrate, evaluate, export, generate, moderate
+from safety_modules.files import fresh_folder
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +24,8 @@ def trained(bases, tmp_path_factory):
     """A folder as training leaves it, with random modules."""
     torch.manual_seed(3)
     folder = tmp_path_factory.mktemp("trained") / "final"
-    with checkpoint.fresh_folder(folder) as work:
-        checkpoint.save_safety(SafeVLM.attach(bases["llava"], tiny.safety_config()), work, str(bases["llava"]))
+    with fresh_folder(folder) as work:
+        save_safety(SafeVLM.attach(bases["llava"], tiny.safety_config()), work, str(bases["llava"]))
     return folder
 
 
@@ -57,7 +60,9 @@ def test_moderate_writes_a_row_for_each_picture(exported, pictures, tmp_path, ca
     moderate.main([str(exported), str(pictures), "--output", str(output)])
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [Path(row["image"]).name for row in rows] == ["a.png", "b.jpg"]
-    assert all(abs(sum(row["types"].values()) - 1) < 1e-4 and row["action"] in ("allow", "hint", "refuse") for row in rows)
+    assert all(
+        abs(sum(row["types"].values()) - 1) < 1e-4 and row["action"] in ("allow", "hint", "refuse") for row in rows
+    )
     assert "2 pictures" in capsys.readouterr().out
 
 
@@ -78,7 +83,14 @@ def test_moderate_names_what_is_missing(exported, tmp_path, capsys):
     ends_with_2(capsys, "no file safety/config.json", moderate.main, tmp_path, tmp_path, *out)
     (tmp_path / "p.yaml").write_text("default: {threshold: 7}")
     ends_with_2(
-        capsys, "threshold 7.0 is a probability", moderate.main, exported, tmp_path, *out, "--policy", tmp_path / "p.yaml"
+        capsys,
+        "threshold 7.0 is a probability",
+        moderate.main,
+        exported,
+        tmp_path,
+        *out,
+        "--policy",
+        tmp_path / "p.yaml",
     )
 
 
@@ -94,7 +106,18 @@ def test_evaluate_writes_each_rate_with_its_n(exported, tmp_path, capsys):
         (tmp_path / kind).mkdir(exist_ok=True)
         Image.new("RGB", (20, 20), (i * 80, 0, 0)).save(tmp_path / kind / f"{i}.png")
     output = tmp_path / "m.json"
-    own = ["--recipe", "custom", "--root", str(tmp_path), "--split", "all", "--output", str(output), "--max-new-tokens", "3"]
+    own = [
+        "--recipe",
+        "custom",
+        "--root",
+        str(tmp_path),
+        "--split",
+        "all",
+        "--output",
+        str(output),
+        "--max-new-tokens",
+        "3",
+    ]
     (tmp_path / "m.json").unlink(missing_ok=True)
     evaluate.main([str(exported), *own])
     metrics = json.loads(output.read_text())
@@ -151,7 +174,11 @@ def test_torchrun_trains_on_two_processes(bases, tmp_path, guard):
         "output": str(tmp_path / "run"),
         "safety": tiny.safety_config().to_dict(),
         "guard": guard,
-        "data": {"root": str(root), "train": [{"recipe": "custom"}], "features": str(tmp_path / "features") if guard else None},
+        "data": {
+            "root": str(root),
+            "train": [{"recipe": "custom"}],
+            "features": str(tmp_path / "features") if guard else None,
+        },
         "rules": {r"safety\.llm_tokens\..*": None if guard else 1e-3, r"safety\..*": 1e-3, r"base\..*": None},
         "trainer": {"max_steps": 3, "per_device_train_batch_size": 2, "logging_steps": 1, "report_to": "none"},
     }
@@ -168,5 +195,5 @@ def test_torchrun_trains_on_two_processes(bases, tmp_path, guard):
     assert done.returncode == 0, done.stderr[-3000:]
     history = json.loads((tmp_path / "run" / "history.json").read_text())
     assert [row["step"] for row in history if "loss" in row] == [1, 2, 3]
-    assert checkpoint.load(tmp_path / "run" / "final")
+    assert load(tmp_path / "run" / "final")
     assert len(list((tmp_path / "features").glob("*/*.safetensors"))) == (2 if guard else 0)  # each process made one

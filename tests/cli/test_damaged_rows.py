@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from safety_modules.cli import batch_answers
 from safety_modules.errors import UserError
 from safety_modules.eta import Speaker
-from safety_modules.eta.recipe import files_of
-from safety_modules.yaml_text import read_yaml
-from train import answers
+from safety_modules.eta.config_file import files_of
+from safety_modules.yaml_files import read_yaml
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_rows_of_any_kind_of_damage_stop_no_other(tmp_path, bases):
@@ -29,28 +29,35 @@ def test_rows_of_any_kind_of_damage_stop_no_other(tmp_path, bases):
     def answer(asked):
         return [{"answer": text} for text in speaker.plain(asked, 4).answers]
 
-    rows, output = answers.read(tmp_path / "rows.jsonl"), tmp_path / "out.jsonl"
-    found = list(answers.run(rows, output, {}, answer, 3))
+    rows, output = batch_answers.read(tmp_path / "rows.jsonl"), tmp_path / "out.jsonl"
+    found = list(batch_answers.run(rows, output, {}, answer, 3))
     assert [row["id"] for row in found] == [2, "line 2", 3, 4, "line 5", "\ud800", "4", 8]
     assert [row["id"] for row in found if "error" in row] == ["line 2", 3, 4, "line 5", 8]
     assert [json.loads(line) for line in output.read_bytes().splitlines()] == found
-    assert list(answers.run(rows, output, {}, answer, 3)) == []
+    assert list(batch_answers.run(rows, output, {}, answer, 3)) == []
 
 
 def test_a_damaged_line_of_an_output_is_named(tmp_path):
     (tmp_path / "out.jsonl").write_text('{"id": 1}\nmine\n')
     (tmp_path / "out.jsonl.run.json").write_text("{}")
     with pytest.raises(UserError, match="line 2 is no answer"):
-        list(answers.run([], tmp_path / "out.jsonl", {}, lambda rows: [], 4))
+        list(batch_answers.run([], tmp_path / "out.jsonl", {}, lambda rows: [], 4))
 
 
 def test_an_empty_file_has_no_answers_and_one_of_other_letters_is_refused(tmp_path):
     (tmp_path / "rows.jsonl").write_text("\n")
-    assert list(answers.run(answers.read(tmp_path / "rows.jsonl"), tmp_path / "out.jsonl", {}, lambda rows: [], 4)) == []
+    assert (
+        list(
+            batch_answers.run(
+                batch_answers.read(tmp_path / "rows.jsonl"), tmp_path / "out.jsonl", {}, lambda rows: [], 4
+            )
+        )
+        == []
+    )
     assert (tmp_path / "out.jsonl").read_text() == ""
     (tmp_path / "rows.jsonl").write_bytes('{"question": "é"}'.encode("latin-1"))
     with pytest.raises(UserError, match="give a JSON lines file in UTF-8"):
-        answers.read(tmp_path / "rows.jsonl")
+        batch_answers.read(tmp_path / "rows.jsonl")
 
 
 def test_answers_depend_on_the_files_beside_a_recipe_and_on_the_models(tmp_path):
@@ -63,10 +70,10 @@ def test_answers_depend_on_the_files_beside_a_recipe_and_on_the_models(tmp_path)
     assert files_of(recipe) == [recipe, tmp_path / "fitted.json", model]
     recipe.write_text("post: {kind: reward, model: owner/name}\n")
     assert files_of(recipe) == [recipe]
-    before = answers.state(model)
-    assert before == answers.state(model)
+    before = batch_answers.state(model)
+    assert before == batch_answers.state(model)
     (model / "config.json").write_text("{ }")
-    assert answers.state(model) != before != answers.state(recipe)
+    assert batch_answers.state(model) != before != batch_answers.state(recipe)
 
 
 def test_a_full_disk_keeps_what_is_written_and_says_what_to_do(tmp_path):
@@ -74,14 +81,16 @@ def test_a_full_disk_keeps_what_is_written_and_says_what_to_do(tmp_path):
         "import resource, sys; from pathlib import Path; from train import answers;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (400, resource.RLIM_INFINITY));"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "rows = [answers.Asked(i, []) for i in range(40)];"
-        "list(answers.run(rows, Path(sys.argv[1]), {}, lambda asked: [{'answer': 'x' * 20}] * len(asked), 4))"
+        "rows = [batch_answers.Asked(i, []) for i in range(40)];"
+        "list(batch_answers.run(rows, Path(sys.argv[1]), {}, lambda asked: [{'answer': 'x' * 20}] * len(asked), 4))"
     )
     output = tmp_path / "out.jsonl"
     run = subprocess.run([sys.executable, "-c", code, str(output)], capture_output=True, text=True, cwd=ROOT)
     assert "make room, and give the same command again" in run.stderr
     again = list(
-        answers.run(rows := [answers.Asked(i, []) for i in range(40)], output, {}, lambda a: [{"answer": "y"}] * len(a), 4)
+        batch_answers.run(
+            rows := [batch_answers.Asked(i, []) for i in range(40)], output, {}, lambda a: [{"answer": "y"}] * len(a), 4
+        )
     )
     found = [json.loads(line) for line in output.read_bytes().splitlines()]
     assert [row["id"] for row in found] == [row.id for row in rows] and 20 < len(again) < 40

@@ -5,11 +5,11 @@ import os
 import re
 
 import pytest
-from own_data import HEADER, TAXONOMY, fault, parquet, rows, touch, write
+from helpers.own_tables import HEADER, TAXONOMY, fault, parquet, rows, touch, write
 
 from data_recipes import custom
-from data_recipes._reading import Reading
-from data_recipes.sample import DataError
+from data_recipes.core.reading import Reading
+from safety_modules.sample import DataError
 from safety_modules.taxonomy import Taxonomy
 
 
@@ -87,7 +87,11 @@ def test_missing_texts_are_the_taxonomys_own_by_label(tmp_path):
     taxonomy = Taxonomy.from_dict(own)
     names = [f"{i}.png" for i in range(40)]
     touch(tmp_path, *names)
-    write(tmp_path, HEADER, *(f"{name},,,{kind},{level}" for name in names for kind, level in (("clean", 0), ("privacy", 1))))
+    write(
+        tmp_path,
+        HEADER,
+        *(f"{name},,,{kind},{level}" for name in names for kind, level in (("clean", 0), ("privacy", 1))),
+    )
     read = rows(tmp_path, taxonomy=taxonomy)
     assert {sample.question for sample in read} == {"What?", "Who?"}
     assert {sample.answer for sample in read if sample.risk_level} == set(taxonomy.answers("privacy", 1))
@@ -111,7 +115,9 @@ def test_filled_texts_depend_on_the_pictures_and_question_alone(tmp_path):
         write(tmp_path / place, HEADER, *(f"{name},,,privacy,2" for name in names[::order]))
         texts.append({sample.images[0].name: sample.turns for sample in rows(tmp_path / place)})
     assert texts[0] == texts[1]
-    assert texts[0]["0.png"][0].text == "What does the image show?", "the same row would be filled otherwise than it was before"
+    assert texts[0]["0.png"][0].text == "What does the image show?", (
+        "the same row would be filled otherwise than it was before"
+    )
 
 
 def test_a_harmless_request_has_no_composed_answer(tmp_path):
@@ -193,7 +199,9 @@ def test_bad_json_row_is_named_with_its_reason(tmp_path, line, reason):
 
 
 def test_file_without_any_json_object_names_its_lines(tmp_path):
-    assert "2 of 2 rows cannot be used\nlabels.jsonl:1: is not JSON" in fault(write(tmp_path, "[", "]", name="labels.jsonl"))
+    assert "2 of 2 rows cannot be used\nlabels.jsonl:1: is not JSON" in fault(
+        write(tmp_path, "[", "]", name="labels.jsonl")
+    )
 
 
 def test_five_bad_rows_are_shown_and_all_are_counted(tmp_path):

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from own_data import HEADER, fault, rows, touch, write
+from helpers.own_tables import HEADER, fault, rows, touch, write
 
 
 def test_column_split_decides(tmp_path):
@@ -44,7 +44,9 @@ def test_split_does_not_depend_on_order_or_on_other_rows(tmp_path):
     for some in (names, names[::-1], names[:80]):
         write(tmp_path, HEADER, *(f"{name},Q,A,clean,0" for name in some))
         held.append({sample.images[0].name for sample in rows(tmp_path, "validation")})
-    assert sorted(held[0])[:3] == ["12.png", "21.png", "28.png"], "the same picture would be in another split than before"
+    assert sorted(held[0])[:3] == ["12.png", "21.png", "28.png"], (
+        "the same picture would be in another split than before"
+    )
     assert held[0] == held[1] and held[2] == held[0] & set(names[:80])
 
 

@@ -6,10 +6,10 @@ import re
 import sys
 
 import pytest
-from own_data import TAXONOMY, fault, parquet, rows, touch, write
+from helpers.own_tables import TAXONOMY, fault, parquet, rows, touch, write
 
 import data_recipes
-from data_recipes.sample import DataError
+from safety_modules.sample import DataError
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,11 @@ from data_recipes.sample import DataError
         ("labels.csv", b'image,risk_type\n"a"b,clean\n', "labels.csv:2: is not CSV"),
         ("labels.csv", b"image,risk_type\na.png,clean\n\xe4.png,clean\n", "labels.csv:3: is not UTF-8"),
         ("labels.csv", "image,risk_type\na,clean\n".encode("utf-16"), "labels.csv:1: is not UTF-8"),
-        ("labels.jsonl", b'{"img": "a.png", "risk_type": "clean"}\n', "lacks the column 'image'.*rename 'img' to 'image'"),
+        (
+            "labels.jsonl",
+            b'{"img": "a.png", "risk_type": "clean"}\n',
+            "lacks the column 'image'.*rename 'img' to 'image'",
+        ),
     ],
 )
 def test_bad_table_is_named_with_its_reason(tmp_path, name, data, reason):
@@ -54,8 +58,12 @@ def test_bad_parquet_is_named_with_its_reason(tmp_path):
     (tmp_path / "labels.parquet").write_bytes(b"PAR1 and more")
     assert "labels.parquet: cannot be read as Parquet" in fault(tmp_path)
     assert "rename 'img' to 'image'" in fault(parquet(tmp_path, {"img": ["a.png"], "risk_type": ["clean"]}))
-    assert "has two columns 'image'" in fault(parquet(tmp_path, ([["a"], ["b"], ["c"]], ["image", "image", "risk_type"])))
-    assert "labels.parquet:1: image {'bytes'" in fault(parquet(tmp_path, {"image": [{"bytes": b""}], "risk_type": ["clean"]}))
+    assert "has two columns 'image'" in fault(
+        parquet(tmp_path, ([["a"], ["b"], ["c"]], ["image", "image", "risk_type"]))
+    )
+    assert "labels.parquet:1: image {'bytes'" in fault(
+        parquet(tmp_path, {"image": [{"bytes": b""}], "risk_type": ["clean"]})
+    )
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
@@ -100,7 +108,9 @@ def test_test_table_may_stand_beside_labels(tmp_path):
     assert len(rows(tmp_path, "train")) + len(rows(tmp_path, "validation")) == 20
 
 
-@pytest.mark.parametrize("names", [("labels.csv", "labels.jsonl"), ("train.csv", "train.jsonl"), ("labels.csv", "train.csv")])
+@pytest.mark.parametrize(
+    "names", [("labels.csv", "labels.jsonl"), ("train.csv", "train.jsonl"), ("labels.csv", "train.csv")]
+)
 def test_two_tables_for_a_split_are_named(tmp_path, names):
     touch(tmp_path, *names)
     message = fault(tmp_path, "train")
@@ -119,7 +129,12 @@ def test_category_folders(tmp_path):
         "readme.md",
     )
     read = rows(tmp_path)
-    assert [sample.source for sample in read] == ["clean/c.webp", "politics/odd.name", "privacy/a|b.jpg", "privacy/b.png"]
+    assert [sample.source for sample in read] == [
+        "clean/c.webp",
+        "politics/odd.name",
+        "privacy/a|b.jpg",
+        "privacy/b.png",
+    ]
     assert [(sample.risk_type, sample.risk_level) for sample in read] == [
         ("clean", 0),
         ("politics", 3),

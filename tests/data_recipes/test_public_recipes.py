@@ -1,10 +1,10 @@
 """Recipes of public data sets, each on a small copy of its real layout with the traps of the real files."""
 
 import pytest
-from layouts import TAXONOMY, drawn, fault, labels, pictures, read, reading, write_json, write_parquet
+from helpers.dataset_files import TAXONOMY, drawn, fault, labels, pictures, read, reading, write_json, write_parquet
 
 import data_recipes
-from data_recipes.sample import DataError
+from safety_modules.sample import DataError
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,14 @@ def test_rtvlm_reads_the_field_names_of_every_file(tmp_path):
     )
     write_json(
         tmp_path / "face.jsonl",
-        [{"question(s)": "Poor?", "answer": "Hard to say.", "image": "images/3.png", "Refuse to Answer": "Proceed with Caution"}],
+        [
+            {
+                "question(s)": "Poor?",
+                "answer": "Hard to say.",
+                "image": "images/3.png",
+                "Refuse to Answer": "Proceed with Caution",
+            }
+        ],
         True,
     )
     write_json(
@@ -84,18 +91,30 @@ def test_rtvlm_is_split_by_the_published_rule_and_rows_of_one_picture_stay_toget
     write_json(tmp_path / "celebrity.jsonl", rows, True)
     test, train = (read("rtvlm", tmp_path, split) for split in ("test", "train"))
     held = {row.images[0].name for row in test}
-    assert len(test) == 2 * len(held) and not held & {row.images[0].name for row in train} and len(test) + len(train) == 120
+    assert (
+        len(test) == 2 * len(held)
+        and not held & {row.images[0].name for row in train}
+        and len(test) + len(train) == 120
+    )
     import hashlib
 
-    rule = {name for name in names if int.from_bytes(hashlib.sha256(f"split {name}".encode()).digest()[:8], "big") < 0.2 * 2**64}
+    rule = {
+        name
+        for name in names
+        if int.from_bytes(hashlib.sha256(f"split {name}".encode()).digest()[:8], "big") < 0.2 * 2**64
+    }
     assert held == rule and 4 <= len(rule) <= 20
 
 
-@pytest.mark.parametrize("placeholder", ["<image>\nWhat?", "<image>What?", "What? <image>", "<image>\n<image>\nWhat?", "What?"])
+@pytest.mark.parametrize(
+    "placeholder", ["<image>\nWhat?", "<image>What?", "What? <image>", "<image>\n<image>\nWhat?", "What?"]
+)
 def test_psa_vlm_reads_every_manner_of_placeholder(tmp_path, placeholder):
     pictures(tmp_path, "a.jpg")
     turns = [{"from": "USER", "value": placeholder}, {"from": "ASSISTANT", "value": "No."}]
-    write_json(tmp_path / "train.jsonl", [{"safe_type": 4, "safe_level": 2, "image": "a.jpg", "conversations": turns}], True)
+    write_json(
+        tmp_path / "train.jsonl", [{"safe_type": 4, "safe_level": 2, "image": "a.jpg", "conversations": turns}], True
+    )
     (row,) = read("psa_vlm", tmp_path, "train+validation")
     assert (row.question, row.answer, row.risk_type, row.risk_level) == ("What?", "No.", "privacy", 2)
 
@@ -112,9 +131,15 @@ def test_psa_vlm_refuses_labels_that_contradict_each_other(tmp_path):
         and "train.jsonl:3: ('insults', level 0)" in message
         and "train.jsonl:4: ('clean', level 2)" in message
     )
-    assert "train.jsonl:5: unknown category '9'" in message and "train.jsonl:6: safe_level None must be a whole number" in message
+    assert (
+        "train.jsonl:5: unknown category '9'" in message
+        and "train.jsonl:6: safe_level None must be a whole number" in message
+    )
     made = reading(bad_rows="skip")
-    assert labels(data_recipes.read("psa_vlm", tmp_path, "train+validation", made, False)) == [("politics", 3), ("clean", 0)]
+    assert labels(data_recipes.read("psa_vlm", tmp_path, "train+validation", made, False)) == [
+        ("politics", 3),
+        ("clean", 0),
+    ]
     assert len(made.faults) == 4
 
 
@@ -202,7 +227,9 @@ def test_llava_instruct_mixes_pictures_and_text_alone_and_keeps_all_turns(tmp_pa
     ]
     write_json(tmp_path / "llava_v1_5_mix665k.json", rows)
     found = read("llava_instruct", tmp_path)
-    assert len(found) == 6 and [turn.text for turn in found[0].turns] == ["A?", "B.", "C?", "D."] and found[1].images == ()
+    assert (
+        len(found) == 6 and [turn.text for turn in found[0].turns] == ["A?", "B.", "C?", "D."] and found[1].images == ()
+    )
     for place, reason in ((2, "names no picture"), (3, "leaves"), (4, "absolute path"), (5, "must alternate")):
         with pytest.raises(DataError, match=rf"llava_v1_5_mix665k.json:{place + 1}: .*{reason}"):
             found[place]
@@ -223,12 +250,20 @@ def test_coco_captions_takes_the_first_caption_of_each_photograph(tmp_path):
 
 def test_image_folder_takes_known_names_types_and_the_users_own_labels(tmp_path):
     pictures(
-        tmp_path, "Cyberbullying/deep/1.png", "privacy/2.JPG", "neutral/3.png", "scrape/4.png", "rest/5.png", "rest/notes.txt.png"
+        tmp_path,
+        "Cyberbullying/deep/1.png",
+        "privacy/2.JPG",
+        "neutral/3.png",
+        "scrape/4.png",
+        "rest/5.png",
+        "rest/notes.txt.png",
     )
     assert "scrape/4.png: unknown category 'scrape'" in fault("image_folder", tmp_path, "train+validation")
     made = reading(labels={"scrape": "illegal:1", "rest": None})
     found = data_recipes.read("image_folder", tmp_path, "train+validation", made, False)
-    assert sorted(labels(found)) == [("clean", 0), ("illegal", 1), ("insults", 2), ("privacy", 2)] and made.left_out == 2
+    assert (
+        sorted(labels(found)) == [("clean", 0), ("illegal", 1), ("insults", 2), ("privacy", 2)] and made.left_out == 2
+    )
 
 
 @pytest.mark.parametrize("name", data_recipes.names())
@@ -236,7 +271,9 @@ def test_every_recipe_says_where_its_data_comes_from_and_maps_to_labels_of_the_t
     about = data_recipes.about(name)
     assert about.title and about.licence
     module = data_recipes._module(name)
-    assert module.__doc__ and (name in ("custom", "riskworld") or "Labels" in module.__doc__ or "Layout" in module.__doc__)
+    assert module.__doc__ and (
+        name in ("custom", "riskworld") or "Labels" in module.__doc__ or "Layout" in module.__doc__
+    )
     for label in getattr(module, "LABELS", {}).values():
         TAXONOMY.check(*label)
 

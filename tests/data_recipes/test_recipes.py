@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 import data_recipes
-from data_recipes._about import About
-from data_recipes.sample import DataError, Sample, Turn
+from data_recipes.core.about import About
+from safety_modules.sample import DataError, Sample, Turn
 from safety_modules.taxonomy import Taxonomy
 
 TURNS = (Turn("user", "Q"), Turn("assistant", "A"))

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from data_recipes import riskworld
-from data_recipes.riskworld import answers, backgrounds, pen, questions, requests, words
+from data_recipes.riskworld import answers, questions, requests, words
 from data_recipes.riskworld.exchanges import exchange, label
-from data_recipes.riskworld.glyphs import GLYPHS
+from data_recipes.riskworld.pictograms import backgrounds, pen
+from data_recipes.riskworld.pictograms.glyphs import GLYPHS
 from data_recipes.riskworld.scenes import OOD_PICTURES
 from data_recipes.riskworld.words import WORDS
-from data_recipes.sample import DataError
+from safety_modules.sample import DataError
 from safety_modules.taxonomy import Taxonomy
 
 BASE = Path(riskworld.__file__).parent / "base"
@@ -51,7 +52,9 @@ def test_complete_world_is_kept(world):
 
 def test_samples_are_the_records(world):
     for split in SPLITS:
-        for number, (sample, row) in enumerate(zip(riskworld.samples(world, split), riskworld.records(world, split)), start=1):
+        for number, (sample, row) in enumerate(
+            zip(riskworld.samples(world, split), riskworld.records(world, split)), start=1
+        ):
             assert sample.source == f"{split}.jsonl:{number}"
             assert (sample.question, sample.answer) == (row["question"], row["answer"])
             assert (sample.risk_type, sample.risk_level) == (row["risk_type"], row["risk_level"])
@@ -112,7 +115,11 @@ def test_held_out_kinds_are_seen_in_ood_alone(rows):
 
 def test_requests_of_the_splits_are_disjoint(rows):
     said = {
-        split: {row.question for row in drawn if row.kind in ("unsafe", "request") and (split != "ood" or row.ood == "wording")}
+        split: {
+            row.question
+            for row in drawn
+            if row.kind in ("unsafe", "request") and (split != "ood" or row.ood == "wording")
+        }
         for split, drawn in rows.items()
     }
     for split in SPLITS:
@@ -213,11 +220,13 @@ def test_base_is_small_and_ordinary(shipped):
     text = processor.apply_chat_template(messages)
     assert text == "be brief. USER: <image>\nwhat is it? ASSISTANT: a key</s>"
     picture = exchange(0, "test", 0).scene or exchange(0, "test", 1).scene
-    assert (processor(images=[picture.draw()], text=[text])["input_ids"][0].count(processor.tokenizer.image_token_id)) == 64
+    assert (
+        processor(images=[picture.draw()], text=[text])["input_ids"][0].count(processor.tokenizer.image_token_id)
+    ) == 64
 
 
 def test_base_obeys_sees_and_follows_hints(shipped):
-    from train.riskworld_measure import measure
+    from train.experiments.riskworld_models.measure import measure
 
     figures = measure(*shipped, seed=0, size=300, splits=("test",), hinted=100)
     assert figures["obedience"]["value"] >= 0.98 and figures["obedience"]["n"] > 90

@@ -5,8 +5,13 @@ import pytest
 import torch
 from scipy.stats import beta
 
-from safety_modules import SafePipeline, SafeVLM, Taxonomy, ask, checkpoint
-from safety_modules.calibration import (
+from safety_modules import SafePipeline, Taxonomy, ask
+from safety_modules.checkpoints.control_files import copy_control, load_calibration, save_calibration, save_policy
+from safety_modules.checkpoints.export import export
+from safety_modules.checkpoints.format import CheckpointError
+from safety_modules.checkpoints.load import load
+from safety_modules.checkpoints.save import save_safety
+from safety_modules.decision.calibration import (
     ANY,
     CONFIDENCE,
     Calibration,
@@ -16,10 +21,9 @@ from safety_modules.calibration import (
     rows_needed,
     temperature,
 )
-from safety_modules.checkpoint import CheckpointError
-from safety_modules.export import export
-from safety_modules.policy import Policy
-from safety_modules.rule import PolicyError
+from safety_modules.decision.policy import Policy
+from safety_modules.decision.policy_rule import PolicyError
+from safety_modules.files import fresh_folder
 
 TAXONOMY = Taxonomy.default()
 TYPES, LEVELS = len(TAXONOMY.types), len(TAXONOMY.levels)
@@ -45,7 +49,9 @@ def test_a_budget_holds_with_the_stated_confidence(budget, name):
     """Over 200 draws of 60 calibration rows, the true rate is within the budget in nine of ten, and not far below it."""
 
     def scores(count, seed):
-        types = torch.randn(count, TYPES, generator=torch.Generator().manual_seed(seed)) ** 3 + torch.linspace(-2, 2, TYPES)
+        types = torch.randn(count, TYPES, generator=torch.Generator().manual_seed(seed)) ** 3 + torch.linspace(
+            -2, 2, TYPES
+        )
         found = Calibration().assessments(types, types[:, :LEVELS], TAXONOMY)
         return types, [max(map(row.score, TAXONOMY.risky_names)) if name == ANY else row.score(name) for row in found]
 
@@ -63,7 +69,10 @@ def test_a_budget_holds_with_the_stated_confidence(budget, name):
 
 def plain(calibration):
     """The scores as they are at temperature 1."""
-    odds = {name: [math.log(s / (1 - s)) * calibration.type_temperature for s in row] for name, row in calibration.scores.items()}
+    odds = {
+        name: [math.log(s / (1 - s)) * calibration.type_temperature for s in row]
+        for name, row in calibration.scores.items()
+    }
     return {name: tuple(1 / (1 + math.exp(-value)) for value in row) for name, row in odds.items()}
 
 
@@ -140,47 +149,49 @@ def test_round_trip_and_another_taxonomy():
 @pytest.fixture
 def folder(model, base, tmp_path):
     """A folder as training leaves it."""
-    with checkpoint.fresh_folder(tmp_path / "m") as work:
-        checkpoint.save_safety(model, work, str(base))
+    with fresh_folder(tmp_path / "m") as work:
+        save_safety(model, work, str(base))
     return tmp_path / "m"
 
 
 def test_a_folder_keeps_its_calibration_and_policy_and_export_carries_them(folder, tmp_path):
     calibration = Calibration.fit(*rows(3000), TAXONOMY)
-    checkpoint.save_calibration(calibration, folder, {"split": "validation"})
+    save_calibration(calibration, folder, {"split": "validation"})
     (tmp_path / "p.yaml").write_text("version: house-7\nbudget: 0.02\n")
-    checkpoint.save_policy(tmp_path / "p.yaml", folder)
+    save_policy(tmp_path / "p.yaml", folder)
     for place in (folder, export(folder, tmp_path / "export")):
         pipeline = SafePipeline.from_pretrained(place)
         assert pipeline.calibration == calibration and pipeline.policy.version == "house-7"
         assert pipeline.policy.rules["privacy"].threshold == calibration.threshold(ANY, 0.02)
-        raw = SafePipeline(SafeVLM.from_pretrained(place))
+        raw = SafePipeline(load(place))
         hot, plain = (side.assess([ask("hello")])[0].types["clean"] for side in (pipeline, raw))
         assert hot != plain
 
 
 def test_a_calibration_of_other_weights_is_refused_and_not_carried(folder, tmp_path, model):
-    checkpoint.save_calibration(Calibration.fit(*rows(3000), TAXONOMY), folder, {})
+    save_calibration(Calibration.fit(*rows(3000), TAXONOMY), folder, {})
     with torch.no_grad():
         model.safety.llm_tokens.weight += 1  # no part of a verdict
-    with checkpoint.fresh_folder(tmp_path / "later") as work:
-        checkpoint.save_safety(model, work, str(folder))
-        checkpoint.carry(folder, work)
-    assert checkpoint.load_calibration(tmp_path / "later", TAXONOMY).clean_rows
+    with fresh_folder(tmp_path / "later") as work:
+        save_safety(model, work, str(folder))
+        copy_control(folder, work)
+    assert load_calibration(tmp_path / "later", TAXONOMY).clean_rows
     with torch.no_grad():
         model.safety.head.type_layer.bias += 1
-    with checkpoint.fresh_folder(tmp_path / "trained") as work:
-        checkpoint.save_safety(model, work, str(folder))
-        checkpoint.carry(folder, work)
-    assert checkpoint.load_calibration(tmp_path / "trained", TAXONOMY) == Calibration()
-    checkpoint.save_safety(model, folder, str(folder))
+    with fresh_folder(tmp_path / "trained") as work:
+        save_safety(model, work, str(folder))
+        copy_control(folder, work)
+    assert load_calibration(tmp_path / "trained", TAXONOMY) == Calibration()
+    save_safety(model, folder, str(folder))
     with pytest.raises(CheckpointError, match="made for other weights of the head; run scripts.calibrate again"):
-        checkpoint.load_calibration(folder, TAXONOMY)
+        load_calibration(folder, TAXONOMY)
 
 
 def test_a_budget_without_a_calibration_is_named(folder, tmp_path):
     (tmp_path / "p.yaml").write_text("budget: 0.02\n")
-    with pytest.raises(PolicyError, match="p.yaml.*needs a calibration and the checkpoint has none; run scripts.calibrate"):
+    with pytest.raises(
+        PolicyError, match="p.yaml.*needs a calibration and the checkpoint has none; run scripts.calibrate"
+    ):
         SafePipeline.from_pretrained(folder, policy=tmp_path / "p.yaml")
     with pytest.raises(PolicyError, match="budget of 0.0001 needs 23025 clean rows"):
         Policy.from_dict({"budget": 0.0001}, TAXONOMY, Calibration.fit(*rows(500), TAXONOMY))

@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safety_modules.assessment import Assessment
-from safety_modules.policy import Policy
-from safety_modules.rule import PolicyError
+from safety_modules.decision.assessment import Assessment
+from safety_modules.decision.policy import Policy
+from safety_modules.decision.policy_rule import PolicyError
 from safety_modules.taxonomy import Taxonomy
 
 TAXONOMY = Taxonomy.default()
@@ -34,13 +34,18 @@ def test_switching_a_type_off_leaves_the_others_alone():
     full = Policy.default(TAXONOMY)
     part = Policy.from_dict({"types": {"privacy": {"enabled": False}}}, TAXONOMY)
     assert part.decide(assessment(privacy=0.9, clean=0.1)).action == "base"
-    for case in (assessment(insults=0.6, clean=0.4), assessment(insults=0.5, privacy=0.3, clean=0.2), assessment(clean=1.0)):
+    for case in (
+        assessment(insults=0.6, clean=0.4),
+        assessment(insults=0.5, privacy=0.3, clean=0.2),
+        assessment(clean=1.0),
+    ):
         assert part.decide(case) == full.decide(case)
 
 
 def test_actions_follow_type_and_level():
     policy = Policy.from_dict(
-        {"default": {"actions": {"refuse": "refuse"}}, "types": {"politics": {"actions": {"refuse": "allow"}}}}, TAXONOMY
+        {"default": {"actions": {"refuse": "refuse"}}, "types": {"politics": {"actions": {"refuse": "allow"}}}},
+        TAXONOMY,
     )
     high = (0.0, 0.1, 0.1, 0.8)
     decision = policy.decide(assessment(levels=high, privacy=1.0))
@@ -100,19 +105,26 @@ def test_the_cheapest_action_is_taken_by_expected_cost():
 
 
 def test_cost_of_one_type_and_threshold_of_the_others():
-    policy = Policy.from_dict({"types": {"privacy": {"costs": costs(allow=(0, 9, 9, 9), refuse=(1, 0, 0, 0))}}}, TAXONOMY)
+    policy = Policy.from_dict(
+        {"types": {"privacy": {"costs": costs(allow=(0, 9, 9, 9), refuse=(1, 0, 0, 0))}}}, TAXONOMY
+    )
     assert policy.decide(assessment(privacy=0.2, clean=0.8)).action == "refuse"
     assert policy.decide(assessment(insults=0.2, clean=0.8)).action == "allow"
 
 
 def test_a_type_that_is_off_leaves_guard_to_another_that_fires():
     policy = Policy.from_dict({"types": {"privacy": {"enabled": False}}}, TAXONOMY)
-    assert policy.decide(assessment(privacy=0.6, insults=0.3, clean=0.1)).action == "base"  # 0.3 of it is insults: below 0.5
+    assert (
+        policy.decide(assessment(privacy=0.6, insults=0.3, clean=0.1)).action == "base"
+    )  # 0.3 of it is insults: below 0.5
     careful = Policy.from_dict({"types": {"privacy": {"enabled": False}, "insults": {"threshold": 0.2}}}, TAXONOMY)
     decision = careful.decide(assessment(privacy=0.6, insults=0.3, clean=0.1))
     assert (decision.action, decision.risk_type, decision.score) == ("hint", "insults", 0.3)
     both = {name: {"enabled": False, "threshold": 0.2} for name in ("privacy", "insults")}
-    assert Policy.from_dict({"types": both}, TAXONOMY).decide(assessment(privacy=0.6, insults=0.3, clean=0.1)).action == "base"
+    assert (
+        Policy.from_dict({"types": both}, TAXONOMY).decide(assessment(privacy=0.6, insults=0.3, clean=0.1)).action
+        == "base"
+    )
     obvious = assessment(privacy=0.999, insults=0.0009, clean=0.0001)  # insults are far above clean, and no matter
     assert careful.decide(obvious).action == "base"
 
@@ -122,7 +134,9 @@ def test_a_type_that_is_allowed_at_its_level_does_not_hand_over_to_a_shadow():
     shadow = assessment(privacy=0.99, insults=0.006, clean=0.004)  # insults are above clean, but not what this is about
     decision = policy.decide(shadow)
     assert (decision.action, decision.risk_type, decision.hint) == ("allow", "privacy", "")
-    careful = Policy.from_dict({"types": {"privacy": {"actions": {"limited": "allow"}}, "insults": {"threshold": 0.3}}}, TAXONOMY)
+    careful = Policy.from_dict(
+        {"types": {"privacy": {"actions": {"limited": "allow"}}, "insults": {"threshold": 0.3}}}, TAXONOMY
+    )
     both = careful.decide(assessment(privacy=0.6, insults=0.35, clean=0.05))
     assert (both.action, both.risk_type, both.score) == ("hint", "insults", 0.35)
 
@@ -138,7 +152,9 @@ types_and_clean = st.lists(st.floats(0, 1, width=32), min_size=7, max_size=7).fi
     st.booleans(),
 )
 def test_switching_one_type_off_changes_no_other_decision(types, levels, risk_type, by_cost):
-    base = {"default": {"costs": costs(allow=(0, 1, 5, 20), hint=(1, 0, 1, 10), refuse=(4, 3, 1, 0))}} if by_cost else {}
+    base = (
+        {"default": {"costs": costs(allow=(0, 1, 5, 20), hint=(1, 0, 1, 10), refuse=(4, 3, 1, 0))}} if by_cost else {}
+    )
     case = assessment(tuple(levels), **{name: p / sum(types) for name, p in zip(TAXONOMY.type_names, types)})
     full = Policy.from_dict(base, TAXONOMY).decide(case)
     part = Policy.from_dict({**base, "types": {risk_type: {"enabled": False}}}, TAXONOMY).decide(case)
@@ -162,9 +178,17 @@ def test_texts_in_other_languages():
     )
     case = assessment(privacy=1.0)
     decision = policy.decide(case, "de")
-    assert decision.hint == "Achtung: private Daten." and policy.refuse(decision, "de") == "Nein, es geht um private Daten."
-    assert policy.decide(case).hint == TAXONOMY.hint("privacy", 2) and policy.refuse(decision) == "No: private data of a person."
-    assert policy.decide(assessment((0, 1, 0, 0), privacy=1.0), "de").hint.endswith("name the risk.")  # the taxonomy's wording
+    assert (
+        decision.hint == "Achtung: private Daten."
+        and policy.refuse(decision, "de") == "Nein, es geht um private Daten."
+    )
+    assert (
+        policy.decide(case).hint == TAXONOMY.hint("privacy", 2)
+        and policy.refuse(decision) == "No: private data of a person."
+    )
+    assert policy.decide(assessment((0, 1, 0, 0), privacy=1.0), "de").hint.endswith(
+        "name the risk."
+    )  # the taxonomy's wording
     assert Policy.from_dict(policy.to_dict(), TAXONOMY) == policy
     with pytest.raises(PolicyError, match="no language 'fr'"):
         policy.decide(case, "fr")

@@ -4,16 +4,20 @@ import re
 from pathlib import Path
 
 import pytest
-from own_data import fault, rows, touch
+from helpers.own_tables import fault, rows, touch
 
 from safety_modules.taxonomy import Taxonomy, TaxonomyError
 
-DOC = (Path(__file__).parents[1] / "docs" / "your-data.md").read_text(encoding="utf-8")
+DOC = (Path(__file__).parents[2] / "docs" / "your-data.md").read_text(encoding="utf-8")
 
 
 def blocks(language):
     """The page's code blocks of a language, "" for those without one."""
-    return [text for name, text in re.findall(r"^```(\w*)\n(.*?)^```$", DOC, flags=re.MULTILINE | re.DOTALL) if name == language]
+    return [
+        text
+        for name, text in re.findall(r"^```(\w*)\n(.*?)^```$", DOC, flags=re.MULTILINE | re.DOTALL)
+        if name == language
+    ]
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 
 from safety_modules.eta.baselines import BLIND, CAPTION, CHECK, CLOSED, PLAIN, SENTENCE, Ecso, says_yes, system_prompt
-from safety_modules.eta.evaluators import EtaError
+from safety_modules.eta.evaluators.protocols import EtaError
 
 PICTURE = {"type": "image", "image": "a.png"}
 
@@ -97,7 +97,9 @@ def test_ecso_closes_its_eyes_to_pictures_of_earlier_turns_as_well():
 
 def test_ecso_takes_prompts_and_a_parse_of_ones_own():
     model = Script(["a"], ["HARM"], ["c"], ["b"])
-    own = Ecso(model, "{question}|{answer}?", "see {question}", "{caption}/{question}", harmful=lambda reply: reply == "HARM")
+    own = Ecso(
+        model, "{question}|{answer}?", "see {question}", "{caption}/{question}", harmful=lambda reply: reply == "HARM"
+    )
     results, _ = own([[{"role": "user", "content": [PICTURE, text("q")]}]], 5)
     said = [asked[0][0][-1]["content"][-1]["text"] for asked in model.asked]
     assert said == ["q", "q|a?", "see q", "c/q"] and results[0].answer == "b"

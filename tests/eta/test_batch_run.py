@@ -3,14 +3,14 @@
 import hashlib
 
 import pytest
-import tiny
 import torch
+from helpers import tiny
 
 from safety_modules import SafeVLM
 from safety_modules.eta import COSINE, PROBABILITY, REWARD, Eta, EtaSettings, Speaker
 from safety_modules.eta.exchange import question
 from safety_modules.pipeline import SafePipeline, ask
-from safety_modules.speaker import Ask, SafeSpeaker
+from safety_modules.safe_generator import Ask, SafeSpeaker
 
 OPTIONS = {"prefix": "I cannot", "candidates": 2, "max_new_tokens": 16, "refusal": "No.", "sentence_tokens": 4}
 

@@ -4,21 +4,20 @@ import json
 import threading
 import time
 
-import evaluators
 import numpy as np
 import pytest
-import tiny
 import torch
+from helpers import tiny, tiny_evaluators
 
 from safety_modules import SafeVLM
 from safety_modules.eta import COSINE, REWARD, Eta, EtaError, EtaSettings, Speaker
+from safety_modules.eta.config_file import load_eta
+from safety_modules.eta.evaluators.head import HeadRisk
 from safety_modules.eta.failsafe import Failsafe
-from safety_modules.eta.head import HeadRisk
-from safety_modules.eta.recipe import load_eta
-from safety_modules.eta.search import Search
-from safety_modules.messages import ProcessingError
+from safety_modules.eta.search.search import Search
 from safety_modules.pipeline import SafePipeline, ask
-from safety_modules.speaker import Ask, SafeSpeaker
+from safety_modules.prompt.messages import ProcessingError
+from safety_modules.safe_generator import Ask, SafeSpeaker
 
 REFUSAL = "No."
 
@@ -70,7 +69,9 @@ def test_a_score_may_be_a_number_of_numpy_or_torch(value):
     assert COSINE.check("it", value) == float(value) and type(COSINE.check("it", value)) is float
 
 
-@pytest.mark.parametrize("value", [True, np.bool_(True), torch.tensor(True), torch.tensor([0.5]), "0.5", np.float32("nan"), 1j])
+@pytest.mark.parametrize(
+    "value", [True, np.bool_(True), torch.tensor(True), torch.tensor([0.5]), "0.5", np.float32("nan"), 1j]
+)
 def test_what_is_no_number_is_no_score(value):
     with pytest.raises(EtaError, match="which is no cosine"):
         COSINE.check("it", value)
@@ -141,7 +142,9 @@ def test_a_refusal_is_parted_from_what_was_said_before(speaker):
     options = settings(prefix="", candidates=1, top_k=1, sentence_tokens=2)
     speaker.shares, hook = True, scripted(speaker, ["a", "</s>", "i", "t", "s", "o"])
     try:
-        pieces = list(Eta(Post(lambda text: 1.0 if text == "it" else -1.0), settings=options).stream(speaker, exchanges()[0]))
+        pieces = list(
+            Eta(Post(lambda text: 1.0 if text == "it" else -1.0), settings=options).stream(speaker, exchanges()[0])
+        )
     finally:
         hook.remove()
     assert pieces == ["it", f" {REFUSAL}"]
@@ -151,11 +154,16 @@ def scripted(speaker, names):
     """Make the model say these tokens, one after another; returns what undoes it."""
     ids = iter(speaker.tokenizer.convert_tokens_to_ids(names))
     head = speaker.model.get_output_embeddings()
-    return head.register_forward_hook(lambda _, args, out: torch.zeros_like(out).index_fill_(-1, torch.tensor(next(ids)), 9.0))
+    return head.register_forward_hook(
+        lambda _, args, out: torch.zeros_like(out).index_fill_(-1, torch.tensor(next(ids)), 9.0)
+    )
 
 
 def test_a_stream_ends_without_the_spaces_that_the_whole_answer_lacks(speaker):
-    system, said = Eta(Post(lambda text: 1.0), HeadRisk(0.5), settings=settings()), ["▁", "it", "▁", "is", "▁", "<0x0A>", "</s>"]
+    system, said = (
+        Eta(Post(lambda text: 1.0), HeadRisk(0.5), settings=settings()),
+        ["▁", "it", "▁", "is", "▁", "<0x0A>", "</s>"],
+    )
     hook = scripted(speaker, said)
     try:
         pieces = list(system.stream(speaker, exchanges()[0], known=0.1))
@@ -166,7 +174,9 @@ def test_a_stream_ends_without_the_spaces_that_the_whole_answer_lacks(speaker):
 
 def test_a_stream_holds_a_letter_back_until_it_is_whole(speaker):
     """A sentence of two tokens may end amid the bytes of a letter."""
-    system = Eta(Post(lambda text: 1.0 if text.startswith("i") else -1.0), settings=settings(prefix="", candidates=1, top_k=1))
+    system = Eta(
+        Post(lambda text: 1.0 if text.startswith("i") else -1.0), settings=settings(prefix="", candidates=1, top_k=1)
+    )
     system.settings = settings(prefix="", candidates=1, top_k=1, sentence_tokens=2, max_new_tokens=6)
     bad, good = ["a", "</s>"], ["i", "<0xC3>", "<0xA9>", "i", "<0xC3>", "</s>"]
     speaker.shares, told = True, []
@@ -179,7 +189,9 @@ def test_a_stream_holds_a_letter_back_until_it_is_whole(speaker):
     assert pieces == ["i", "éi", "\ufffd"]
 
 
-@pytest.mark.parametrize("setting", [{"num_beams": 3}, {"min_new_tokens": 9}, {"repetition_penalty": 1.0, "max_length": 30}])
+@pytest.mark.parametrize(
+    "setting", [{"num_beams": 3}, {"min_new_tokens": 9}, {"repetition_penalty": 1.0, "max_length": 30}]
+)
 def test_a_models_own_settings_of_generation_do_not_lead_the_search_astray(speaker, setting):
     options, asks = settings(max_new_tokens=40), exchanges()
     before = [path.said for path in Search(speaker, options, rewards, None)(asks, [0, 1])]
@@ -218,7 +230,10 @@ def test_any_of_several_end_tokens_ends_a_text(speaker):
 
 def test_a_model_that_keeps_positions_beside_its_cache_computes_prompts_anew(speaker, caplog):
     before = [path.said for path in Search(speaker, settings(), rewards, None)(exchanges(), [0, 1])]
-    speaker.shares, speaker.model.model.rope_deltas = None, None  # as Qwen2-VL does: of the last batch, whatever is searched
+    speaker.shares, speaker.model.model.rope_deltas = (
+        None,
+        None,
+    )  # as Qwen2-VL does: of the last batch, whatever is searched
     assert [path.said for path in Search(speaker, settings(), rewards, None)(exchanges(), [0, 1])] == before
     assert speaker.shares is False and "cannot be cut" in caplog.text
 
@@ -252,7 +267,7 @@ def test_a_folder_that_holds_no_model_is_an_error_that_names_it(tmp_path):
 
 
 def test_fitted_thresholds_stand_in_place_of_the_recipes_own(tmp_path):
-    evaluators.clip_folder(tmp_path / "clip"), evaluators.reward_folder(tmp_path / "reward")
+    tiny_evaluators.clip_folder(tmp_path / "clip"), tiny_evaluators.reward_folder(tmp_path / "reward")
     side = {"unit": "cosine", "clean_rows": 9, "clean_flagged": 0.0, "risky_rows": 9, "risky_flagged": 1.0}
     data = {"budget": 0.1, "clean_flagged": 0.0, "risky_flagged": 1.0, "pre": {**side, "threshold": 0.21}}
     (tmp_path / "fitted.json").write_text(json.dumps({**data, "post": {**side, "unit": "reward", "threshold": 1.5}}))
@@ -268,4 +283,6 @@ def test_fitted_thresholds_stand_in_place_of_the_recipes_own(tmp_path):
 def test_exchanges_may_be_tuples_and_hold_a_system_message(speaker):
     system = Eta(Post(lambda text: 1.0), settings=settings())
     rows = [({"role": "system", "content": "be kind"}, *row) for row in exchanges()]
-    assert [r.answer for r in system(speaker, tuple(rows))] == [r.answer for r in system(speaker, [list(row) for row in rows])]
+    assert [r.answer for r in system(speaker, tuple(rows))] == [
+        r.answer for r in system(speaker, [list(row) for row in rows])
+    ]

@@ -4,12 +4,12 @@ import logging
 import time
 
 import pytest
-import tiny
+from helpers import tiny
 
 from safety_modules.eta import COSINE, PROBABILITY, REWARD, Eta, EtaError, EtaSettings, Speaker
+from safety_modules.eta.evaluators.head import HeadRisk, HeadVerdict
 from safety_modules.eta.failsafe import Failsafe
-from safety_modules.eta.head import HeadRisk, HeadVerdict
-from safety_modules.evaluation.judges import PhraseJudge
+from safety_modules.judges.phrases import PhraseJudge
 
 REFUSAL = "No."
 
@@ -57,7 +57,14 @@ def aligned(exchange, answer):
 
 
 def eta(post=aligned, scores=(0.9, 0.9, 0.9, 0.9), **settings):
-    values = {"prefix": "I cannot", "candidates": 2, "max_new_tokens": 12, "refusal": REFUSAL, "batch_size": 4, **settings}
+    values = {
+        "prefix": "I cannot",
+        "candidates": 2,
+        "max_new_tokens": 12,
+        "refusal": REFUSAL,
+        "batch_size": 4,
+        **settings,
+    }
     return Eta(Post(post), Pre(scores) if scores else None, settings=EtaSettings(**values))
 
 
@@ -144,7 +151,9 @@ def test_an_evaluator_that_fails_ends_in_a_refusal_and_a_logged_reason(speaker, 
 def test_a_pre_evaluator_that_fails_refuses_without_an_answer(speaker):
     found = eta(scores=(7.0, 0.1))(speaker, exchanges(2))
     assert [r.stage for r in found] == ["refused", "plain"] and found[0].tokens == 0
-    assert found[0].reason == "the pre-evaluator's score is 7.0, which is no probability; give a finite number from 0 to 1"
+    assert (
+        found[0].reason == "the pre-evaluator's score is 7.0, which is no probability; give a finite number from 0 to 1"
+    )
 
 
 def test_only_the_exchanges_that_an_evaluator_fails_on_are_refused(speaker):
@@ -268,7 +277,9 @@ def test_the_heads_verdict_is_asked_once_for_each_exchange():
 
     verdict = HeadVerdict(0.5, assess)
     answers = ["it is red", "I cannot help.", "it is red", "take care"]
-    assert verdict([pair[0], pair[1], pair[1], pair[1]], answers) == pytest.approx([0.8, 1.0, 0.1, 1.0]) and asked == [2]
+    assert verdict([pair[0], pair[1], pair[1], pair[1]], answers) == pytest.approx([0.8, 1.0, 0.1, 1.0]) and asked == [
+        2
+    ]
     assert HeadRisk(0.5, assess)(pair) == [0.2, 0.9]
     with pytest.raises(EtaError, match="give it assess"):
         HeadRisk(0.5)(pair)

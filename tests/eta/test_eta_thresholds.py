@@ -3,17 +3,16 @@
 import json
 import random
 
-import evaluators
 import pytest
-import tiny
+from helpers import tiny, tiny_evaluators
 
-from data_recipes.sample import DataError, Sample, Turn
-from safety_modules.calibration import rank_for, rows_needed
-from safety_modules.eta.evaluators import COSINE, PROBABILITY, REWARD, EtaError
-from safety_modules.eta.thresholds import Thresholds, flag_from
+from safety_modules.cli import thresholds as command
+from safety_modules.decision.calibration import rank_for, rows_needed
+from safety_modules.eta.eta_thresholds import Thresholds, flag_from
+from safety_modules.eta.evaluators.protocols import COSINE, PROBABILITY, REWARD, EtaError
+from safety_modules.evaluation.fit_eta_thresholds import fit, speaking
 from safety_modules.pipeline import ask
-from scripts import thresholds as command
-from train.thresholds import fit, speaking
+from safety_modules.sample import DataError, Sample, Turn
 
 BUDGET = 0.03
 
@@ -37,7 +36,9 @@ def test_rows_that_tie_with_the_threshold_are_not_flagged():
     scores = [0.1] * 150 + [0.5] * 50
     assert sum(score >= flag_from(scores, BUDGET, COSINE) for score in scores) == 0
     assert flag_from([0.1] * 195 + [0.5] * 2, BUDGET, COSINE) == pytest.approx(0.1)  # both of those may be flagged
-    with pytest.raises(EtaError, match="clean rows have the most unsafe probability there is, so no threshold keeps a budget of"):
+    with pytest.raises(
+        EtaError, match="clean rows have the most unsafe probability there is, so no threshold keeps a budget of"
+    ):
         flag_from([0.1] * 150 + [1.0] * 50, BUDGET, PROBABILITY)
 
 
@@ -56,7 +57,12 @@ def test_shares_are_of_each_and_of_both():
     pre = [0.1] * 100 + [0.3, 0.3, 0.0, None]
     post = [1.0] * 100 + [0.0, 2.0, 0.0, 0.0]
     found = Thresholds.fit(labels, pre, post, BUDGET)
-    assert (found.pre.clean_rows, found.pre.clean_flagged, found.pre.risky_rows, found.pre.risky_flagged) == (100, 0, 3, 2 / 3)
+    assert (found.pre.clean_rows, found.pre.clean_flagged, found.pre.risky_rows, found.pre.risky_flagged) == (
+        100,
+        0,
+        3,
+        2 / 3,
+    )
     assert (found.post.clean_rows, found.post.clean_flagged, found.post.risky_rows, found.post.risky_flagged) == (
         100,
         0,
@@ -133,7 +139,11 @@ class Scorer:
 
 def sample(i, risky, answer="Fine."):
     return Sample(
-        (), (Turn("user", f"Q{i}?"), Turn("assistant", answer)), "privacy" if risky else "clean", int(risky), f"rows:{i}"
+        (),
+        (Turn("user", f"Q{i}?"), Turn("assistant", answer)),
+        "privacy" if risky else "clean",
+        int(risky),
+        f"rows:{i}",
     )
 
 
@@ -145,7 +155,9 @@ def test_rows_are_scored_with_their_own_or_the_models_answers():
     assert (found.post.clean_rows, found.post.risky_rows, found.risky_flagged) == (150, 50, 0)
     post.asked.clear()
     bad = {f"Q{i}?" for i in range(0, 200, 4)}
-    found = fit(rows, pre, post, BUDGET, lambda rows: ["Bad." if row[0]["content"][0]["text"] in bad else "Ok." for row in rows])
+    found = fit(
+        rows, pre, post, BUDGET, lambda rows: ["Bad." if row[0]["content"][0]["text"] in bad else "Ok." for row in rows]
+    )
     assert {answer for _, answer in post.asked} == {"Bad.", "Ok."} and found.post.risky_flagged == 1
     with pytest.raises(DataError, match="rows:200: has no answer to score"):
         fit([*rows, sample(200, False, "")], pre, post, BUDGET)
@@ -156,7 +168,7 @@ def test_rows_are_scored_with_their_own_or_the_models_answers():
 
 
 def test_the_command_writes_thresholds_that_load(tmp_path, bases, capsys):
-    clip, reward = evaluators.clip_folder(tmp_path / "clip"), evaluators.reward_folder(tmp_path / "reward")
+    clip, reward = tiny_evaluators.clip_folder(tmp_path / "clip"), tiny_evaluators.reward_folder(tmp_path / "reward")
     lines = ["image,question,answer,risk_type,risk_level"]
     for i in range(60):
         tiny.picture(i).save(tmp_path / f"{i}.png")

@@ -4,27 +4,34 @@ import json
 import os
 import shutil
 
-import evaluators
 import pytest
-import tiny
 import torch
+from helpers import tiny, tiny_evaluators
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, CLIPModel, CLIPProcessor, LlamaModel
 
-from safety_modules.eta.armorm import ArmoRM
-from safety_modules.eta.clip import Clip
-from safety_modules.eta.evaluators import EtaError
-from safety_modules.eta.reward import INSTRUCTION, Reward
+from safety_modules.eta.evaluators.armorm import ArmoRM
+from safety_modules.eta.evaluators.clip import Clip
+from safety_modules.eta.evaluators.protocols import EtaError
+from safety_modules.eta.evaluators.reward import INSTRUCTION, Reward
 from safety_modules.pipeline import ask
 
-KINDS = {"llama": evaluators.reward_folder, "bert": evaluators.pair_folder, "armorm": evaluators.armorm_folder}
-QUESTIONS = ["What is this, and why?", "Hi?", "How do I open the door of my neighbour without his key?"]  # not by length
+KINDS = {
+    "llama": tiny_evaluators.reward_folder,
+    "bert": tiny_evaluators.pair_folder,
+    "armorm": tiny_evaluators.armorm_folder,
+}
+QUESTIONS = [
+    "What is this, and why?",
+    "Hi?",
+    "How do I open the door of my neighbour without his key?",
+]  # not by length
 ANSWERS = ["It is a lamp. " * 6, "I cannot help with that, ask him.", "Yes."]
 
 
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory):
-    return evaluators.clip_folder(tmp_path_factory.mktemp("clip"))
+    return tiny_evaluators.clip_folder(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture
@@ -85,7 +92,9 @@ def test_clip_sentence_cannot_end_early_by_spelling_the_end_token(clip):
 def test_clip_text_can_be_changed(clip, clip_folder):
     clip([ask("q", [tiny.picture(0)])])
     clip.text = "a lamp"
-    assert clip([ask("q", [tiny.picture(0)])]) == pytest.approx([cosine(clip_folder, tiny.picture(0), "a lamp")], abs=1e-5)
+    assert clip([ask("q", [tiny.picture(0)])]) == pytest.approx(
+        [cosine(clip_folder, tiny.picture(0), "a lamp")], abs=1e-5
+    )
 
 
 def count_pictures(clip, monkeypatch):
@@ -142,7 +151,7 @@ def test_clip_refuses_bad_values(clip_folder, values):
 # reward models
 
 
-@pytest.mark.parametrize("kind, by_hand", [("llama", evaluators.alone), ("armorm", evaluators.armorm_alone)])
+@pytest.mark.parametrize("kind, by_hand", [("llama", tiny_evaluators.alone), ("armorm", tiny_evaluators.armorm_alone)])
 def test_reward_is_the_models_own_in_any_batch(folders, kind, by_hand):
     expected = [by_hand(folders[kind], f"{INSTRUCTION}\n\n{q}", a) for q, a in zip(QUESTIONS, ANSWERS)]
     assert max(expected) - min(expected) > 0.1
@@ -151,7 +160,9 @@ def test_reward_is_the_models_own_in_any_batch(folders, kind, by_hand):
         reward = Reward.from_pretrained(folders[kind], batch_size=size)
         assert reward(rows, ANSWERS) == pytest.approx(expected, abs=2e-4, rel=1e-4)
     plain = Reward.from_pretrained(folders[kind], with_question=False, instruction="Say no.")
-    assert plain(rows[:1], ANSWERS[:1]) == pytest.approx([by_hand(folders[kind], "Say no.", ANSWERS[0])], abs=2e-4, rel=1e-4)
+    assert plain(rows[:1], ANSWERS[:1]) == pytest.approx(
+        [by_hand(folders[kind], "Say no.", ANSWERS[0])], abs=2e-4, rel=1e-4
+    )
 
 
 def test_reward_of_a_pair_reads_both_texts_and_does_not_depend_on_the_batch(folders):
@@ -170,7 +181,9 @@ def test_a_score_does_not_depend_on_the_side_of_the_padding(folders):
     turns = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in zip(QUESTIONS, ANSWERS)]
     found = []
     for side in ("left", "right"):
-        rows = tokenizer.apply_chat_template(turns, padding=True, return_tensors="pt", tokenizer_kwargs={"padding_side": side})
+        rows = tokenizer.apply_chat_template(
+            turns, padding=True, return_tensors="pt", tokenizer_kwargs={"padding_side": side}
+        )
         assert (rows["attention_mask"][1, 0] == 0) == (side == "left")
         with torch.no_grad():
             found.append(model(rows["input_ids"], rows["attention_mask"]).logits)
@@ -205,24 +218,29 @@ def test_instruction_may_depend_on_the_exchange_and_only_the_last_question_is_re
     told = []
     reward = Reward.from_pretrained(folders["llama"], instruction=lambda exchange: told.append(exchange) or "Judge.")
     history = [{"role": "user", "content": "first"}, {"role": "assistant", "content": "said"}, *ask("second")]
-    assert reward([history], ["A"]) == pytest.approx([evaluators.alone(folders["llama"], "Judge.\n\nsecond", "A")], abs=1e-4)
+    assert reward([history], ["A"]) == pytest.approx(
+        [tiny_evaluators.alone(folders["llama"], "Judge.\n\nsecond", "A")], abs=1e-4
+    )
     assert told == [history]
 
 
 def test_several_outputs_need_a_label(tmp_path):
-    folder = evaluators.reward_folder(tmp_path, labels=3)
+    folder = tiny_evaluators.reward_folder(tmp_path, labels=3)
     for label in (None, 3, -1):
         with pytest.raises(EtaError, match=f"label {label}, but the reward model has 3 outputs"):
             Reward.from_pretrained(folder, label=label)
     first, last = (Reward.from_pretrained(folder, label=label)([ask("q")], ["a"])[0] for label in (0, 2))
-    assert first == pytest.approx(evaluators.alone(folder, f"{INSTRUCTION}\n\nq", "a"), abs=1e-4) and first != last
+    assert first == pytest.approx(tiny_evaluators.alone(folder, f"{INSTRUCTION}\n\nq", "a"), abs=1e-4) and first != last
 
 
 def test_without_a_padding_token_rows_go_alone(tmp_path, folders):
     folder = copy(folders["llama"], tmp_path)
     about = json.loads((folder / "config.json").read_text()) | {"pad_token_id": None}
     (folder / "config.json").write_text(json.dumps(about))
-    rows, batched = [ask(q) for q in QUESTIONS], Reward.from_pretrained(folders["llama"])([ask(q) for q in QUESTIONS], ANSWERS)
+    rows, batched = (
+        [ask(q) for q in QUESTIONS],
+        Reward.from_pretrained(folders["llama"])([ask(q) for q in QUESTIONS], ANSWERS),
+    )
     told = Reward.from_pretrained(folder)  # the tokenizer's is written into the config
     assert told.batch_size == 16 and told(rows, ANSWERS) == pytest.approx(batched, abs=1e-4)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
@@ -245,7 +263,9 @@ def test_a_folder_that_lacks_weights_is_refused_not_filled_with_random_ones(tmp_
         Clip.from_pretrained(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("fault, change", [("lacks weights, 1: gating.logit_scale", -1), ("has unknown weights, 1: more", 1)])
+@pytest.mark.parametrize(
+    "fault, change", [("lacks weights, 1: gating.logit_scale", -1), ("has unknown weights, 1: more", 1)]
+)
 def test_armorm_is_read_strictly(tmp_path, folders, fault, change):
     folder = copy(folders["armorm"], tmp_path)
     parts = [load_file(folder / f"model-{i}.safetensors") for i in (0, 1)]
@@ -253,7 +273,7 @@ def test_armorm_is_read_strictly(tmp_path, folders, fault, change):
         parts[1]["more"] = torch.zeros(1)
     else:
         del parts[1]["gating.logit_scale"]
-    evaluators.write_weights(folder, *parts)
+    tiny_evaluators.write_weights(folder, *parts)
     with pytest.raises(EtaError, match=fault):
         Reward.from_pretrained(folder)
 

@@ -4,15 +4,22 @@ import hashlib
 import itertools
 
 import pytest
-import tiny
 import torch
+from helpers import tiny
 
 from safety_modules.eta import EtaSettings, Speaker
-from safety_modules.eta.cache import can_cut, cut
-from safety_modules.eta.search import Search, draw_seed
-from safety_modules.eta.sentences import ends_sentence
+from safety_modules.eta.search.cache import can_cut, cut
+from safety_modules.eta.search.search import Search, draw_seed
+from safety_modules.eta.search.sentences import ends_sentence
 
-SETTINGS = {"prefix": "I cannot", "candidates": 3, "top_k": 4, "temperature": 1.3, "sentence_tokens": 5, "max_new_tokens": 17}
+SETTINGS = {
+    "prefix": "I cannot",
+    "candidates": 3,
+    "top_k": 4,
+    "temperature": 1.3,
+    "sentence_tokens": 5,
+    "max_new_tokens": 17,
+}
 
 
 def stop(text):
@@ -65,7 +72,9 @@ def brute_force(speaker, exchange, index, options):
             while len(new) < min(options.sentence_tokens, options.max_new_tokens - len(said)):
                 whole = torch.tensor([prompt + said + new])
                 rest = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
-                logits = speaker.model(input_ids=whole, attention_mask=torch.ones_like(whole), **rest).logits[0, -1].float()
+                logits = (
+                    speaker.model(input_ids=whole, attention_mask=torch.ones_like(whole), **rest).logits[0, -1].float()
+                )
                 logits[speaker.suppress] = -torch.inf
                 kept = (logits / options.temperature).topk(options.top_k)
                 chances = torch.zeros_like(logits).scatter(0, kept.indices, kept.values.softmax(-1))
@@ -106,7 +115,10 @@ def test_the_shared_cache_gives_the_tokens_of_the_search_without(speaker, prefix
     assert [path.said for path in shared] == [path.said for path in anew]
     for i, ask in enumerate(asks):  # nor do batch mates matter
         rewards = Search(
-            speaker, settings(prefix=prefix), lambda _, t, i=i: reward([i] * len(t), t), lambda _, t, i=i: match([i] * len(t), t)
+            speaker,
+            settings(prefix=prefix),
+            lambda _, t, i=i: reward([i] * len(t), t),
+            lambda _, t, i=i: match([i] * len(t), t),
         )
         assert rewards([ask], [0])[0].said == shared[i].said
 
@@ -115,7 +127,9 @@ def test_the_prompt_is_computed_once_and_accepted_sentences_never_again(speaker)
     asks, fed = exchanges()[:2], []
     plain = speaker.plain(asks, 3)
     Search(speaker, settings(), reward, match)(asks, [0, 1], plain)  # the trial of the cut cache comes once
-    hook = speaker.model.get_input_embeddings().register_forward_hook(lambda _, args, out: fed.append(tuple(args[0].shape)))
+    hook = speaker.model.get_input_embeddings().register_forward_hook(
+        lambda _, args, out: fed.append(tuple(args[0].shape))
+    )
     tower = speaker.model.get_submodule("model.vision_tower")
     seen = tower.register_forward_hook(lambda *_: fed.append("picture"))
     try:
@@ -179,7 +193,7 @@ def test_a_budget_of_tokens_ends_the_search_with_the_best_so_far(speaker):
 
 
 def test_a_budget_of_seconds_ends_the_search_with_the_best_so_far(speaker, monkeypatch):
-    from safety_modules.eta import search
+    from safety_modules.eta.search import search
 
     ticks = itertools.count()
     monkeypatch.setattr(search.time, "monotonic", lambda: float(next(ticks)))
@@ -200,7 +214,9 @@ def test_a_missing_score_ends_its_path_alone(speaker):
 def always(speaker, token):
     """Make the model say one token, whatever it reads; returns what undoes it."""
     head = speaker.model.get_output_embeddings()
-    return head.register_forward_hook(lambda module, args, out: torch.zeros_like(out).index_fill_(-1, torch.tensor(token), 9.0))
+    return head.register_forward_hook(
+        lambda module, args, out: torch.zeros_like(out).index_fill_(-1, torch.tensor(token), 9.0)
+    )
 
 
 def test_a_text_that_ends_at_once_is_empty(speaker):
@@ -239,7 +255,7 @@ def test_a_model_that_does_not_continue_a_cut_cache_computes_prompts_anew(speake
         return fresh
 
     anew = Search(speaker, settings(share_cache=False), reward, match)(exchanges(), [0, 1, 2])
-    monkeypatch.setattr("safety_modules.eta.search.cut", damaged)
+    monkeypatch.setattr("safety_modules.eta.search.search.cut", damaged)
     monkeypatch.setattr(speaker, "shares", None)
     for _ in range(2):
         found = Search(speaker, settings(), reward, match)(exchanges(), [0, 1, 2])

@@ -9,18 +9,20 @@ from pathlib import Path
 
 import pyarrow.parquet as parquet
 import pytest
-import tiny
 import torch
-from layouts import drawn, write_csv, write_json, write_parquet
+from helpers import tiny
+from helpers.dataset_files import drawn, write_csv, write_json, write_parquet
 
-from data_recipes._annotation import Annotation
-from data_recipes.sample import DataError
-from safety_modules import SafeVLM, ask, checkpoint
+from data_recipes.readers.annotations import Annotation
+from safety_modules import SafeVLM, ask
+from safety_modules.checkpoints.load import load
+from safety_modules.checkpoints.save import save_safety
+from safety_modules.cli.audit import main
+from safety_modules.evaluation.audit import Audit, Process, judge
 from safety_modules.pipeline import ASSESS, QUESTION
-from scripts.audit import main
-from train.audit import Audit, Process, judge
+from safety_modules.sample import DataError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +37,7 @@ def trained(request, bases, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "final"
     folder.mkdir()
     model = SafeVLM.attach(bases[request.param], tiny.safety_config())
-    checkpoint.save_safety(model, folder, base=str(bases[request.param]))
+    save_safety(model, folder, base=str(bases[request.param]))
     return folder
 
 
@@ -51,8 +53,8 @@ def folder(tmp_path):
 
 
 def test_scores_are_those_of_the_head_on_each_picture_alone_and_no_language_model_is_loaded(trained, folder):
-    whole = checkpoint.load(trained)
-    model = checkpoint.load(trained, language_model=False)
+    whole = load(trained)
+    model = load(trained, language_model=False)
     assert not any("language_model.layers" in name or "lm_head" in name for name in model.state_dict())
     data = Annotation.of(folder)
     rows = list(judge(model, list(data.pictures.values()), list(data.pictures), 5, 0, QUESTION))
@@ -67,12 +69,27 @@ def test_scores_are_those_of_the_head_on_each_picture_alone_and_no_language_mode
 
 
 def test_the_command_writes_scores_summary_gallery_and_the_rest_of_a_folder(trained, folder, tmp_path, capsys):
-    main(["--data", str(folder), "--model", str(trained), "--output", str(tmp_path / "out"), "--workers", "0", "--device", "cpu"])
+    main(
+        [
+            "--data",
+            str(folder),
+            "--model",
+            str(trained),
+            "--output",
+            str(tmp_path / "out"),
+            "--workers",
+            "0",
+            "--device",
+            "cpu",
+        ]
+    )
     table = parquet.read_table(tmp_path / "out/scores.parquet").to_pylist()
     assert len(table) == 13 and sum(bool(row["error"]) for row in table) == 1
     good = [row for row in table if not row["error"]]
     for row in good:
-        assert abs(sum(value for name, value in row.items() if name.startswith("p_") and "level" not in name) - 1) < 1e-5
+        assert (
+            abs(sum(value for name, value in row.items() if name.startswith("p_") and "level" not in name) - 1) < 1e-5
+        )
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert (summary["pictures"], summary["unreadable"], summary["rows"]) == (13, 1, 13)
     kept = (tmp_path / "out/kept.txt").read_text().splitlines()
@@ -110,7 +127,9 @@ def test_a_llava_json_keeps_its_rows_byte_for_byte(trained, folder, tmp_path):
     everything = audited(folder / "rows.json", trained, tmp_path, 0.0) / "kept.json"  # the same scores, another policy
     assert json.loads(everything.read_text()) == [rows[1]]
     write_json(tmp_path / "elsewhere.jsonl", rows, lines=True)
-    lines = audited(tmp_path / "elsewhere.jsonl", trained, tmp_path, 1.0, "lines", "--images", str(folder)) / "kept.jsonl"
+    lines = (
+        audited(tmp_path / "elsewhere.jsonl", trained, tmp_path, 1.0, "lines", "--images", str(folder)) / "kept.jsonl"
+    )
     assert [json.loads(line) for line in lines.read_text().splitlines()] == rows[:3]
 
 
@@ -118,7 +137,9 @@ def test_csv_and_parquet_keep_their_columns(trained, folder, tmp_path):
     write_csv(folder / "t.csv", [{"image": name, "note": 'a,"b"'} for name in ("00.png", "broken.png", "02.png")])
     kept = audited(folder / "t.csv", trained, tmp_path, 1.0, "csv") / "kept.csv"
     assert kept.read_text().splitlines()[0] == "image,note" and len(kept.read_text().splitlines()) == 3
-    write_parquet(tmp_path, "set/t.parquet", [{"image": drawn(n) if n != 1 else None, "text": f"t{n}"} for n in range(4)])
+    write_parquet(
+        tmp_path, "set/t.parquet", [{"image": drawn(n) if n != 1 else None, "text": f"t{n}"} for n in range(4)]
+    )
     kept = audited(tmp_path / "set/t.parquet", trained, tmp_path, 1.0, "parquet") / "kept.parquet"
     assert parquet.read_table(kept).column("text").to_pylist() == ["t0", "t1", "t2", "t3"]
     kept = audited(tmp_path / "set/t.parquet", trained, tmp_path, 0.0, "parquet") / "kept.parquet"
@@ -126,7 +147,7 @@ def test_csv_and_parquet_keep_their_columns(trained, folder, tmp_path):
 
 
 def test_an_audit_goes_on_where_it_was_and_processes_share_the_pictures(trained, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("train.audit.FLUSHED", 2)
+    monkeypatch.setattr("safety_modules.evaluation.audit.FLUSHED", 2)
     data, run = Annotation.of(folder), Audit(trained, tmp_path / "out")
     real = judge
 
@@ -136,13 +157,14 @@ def test_an_audit_goes_on_where_it_was_and_processes_share_the_pictures(trained,
                 raise KeyboardInterrupt
             yield row
 
-    monkeypatch.setattr("train.audit.judge", cut_off)
+    monkeypatch.setattr("safety_modules.evaluation.audit.judge", cut_off)
     with pytest.raises(KeyboardInterrupt):
         run.run(data, 3, 0)
     assert run.scores().num_rows == 4
     asked = []
     monkeypatch.setattr(
-        "train.audit.judge", lambda model, pictures, names, *rest: asked.extend(names) or real(model, pictures, names, *rest)
+        "safety_modules.evaluation.audit.judge",
+        lambda model, pictures, names, *rest: asked.extend(names) or real(model, pictures, names, *rest),
     )
     for rank in range(3):
         run.run(data, 3, 0, process=Process(rank, 3))
@@ -172,7 +194,16 @@ def test_after_a_kill_two_processes_score_what_is_left(trained, folder, tmp_path
     first.wait()
     before = sum(parquet.read_table(part).num_rows for part in (tmp_path / "out/parts").glob("*.parquet"))
     assert 0 < before < 313 and not (tmp_path / "out/scores.parquet").exists()
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "scripts.audit"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "safety_modules.cli.audit",
+    ]
     done = subprocess.run([*command, *options], cwd=ROOT, env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     table = parquet.read_table(tmp_path / "out/scores.parquet")

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from safety_modules.evaluation import charts
 from safety_modules.evaluation.metrics import Bin, auroc, brier, ece, mean_spread, reliability
-from safety_modules.evaluation.report import Report, render
+from safety_modules.reporting import charts
+from safety_modules.reporting.report import Report, render
 
 
 def test_reliability_by_hand():
@@ -48,8 +48,14 @@ def report(bins):
 
 def test_the_page_shows_reliability_and_escapes_its_titles():
     page = render(report({"Type <i>": [Bin(0.9, 1.0, 1234, 0.95, 0.9), Bin(0.5, 0.6, 2, 0.55, 0.5)]}))
-    assert "Reliability" in page and "Type &lt;i&gt;" in page and "<i>" not in page.split("Reliability")[1].split("</section>")[0]
-    assert "ECE 5.00 %, n 1,236" in page and page.count("confidence 95.0 %, right 90.0 %, n 1,234") == 2  # read and hovered
+    assert (
+        "Reliability" in page
+        and "Type &lt;i&gt;" in page
+        and "<i>" not in page.split("Reliability")[1].split("</section>")[0]
+    )
+    assert (
+        "ECE 5.00 %, n 1,236" in page and page.count("confidence 95.0 %, right 90.0 %, n 1,234") == 2
+    )  # read and hovered
     assert page.count('class="diagonal"') == 1 and page.count('class="spot"') == 2
     assert "no rows" in render(report({"Type": []}))
     assert "Reliability" not in render(report({}))

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 import data_recipes
-from data_recipes._reading import Reading
-from data_recipes.sample import DataError
+from data_recipes.core.reading import Reading
+from safety_modules.sample import DataError
 from safety_modules.taxonomy import Taxonomy
 
 TAXONOMY = Taxonomy.default()

@@ -9,19 +9,19 @@ import torch
 
 from safety_modules.pipeline import ask
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 OLD = 1_700_000_000  # seconds; a file that young has no hash in the index
 
 
 START = """
 import os, sys, json
 sys.path.insert(0, "tests")
-import tiny
+from helpers import tiny
 from pathlib import Path
 from safety_modules import SafeVLM
 from safety_modules.errors import user_errors_exit
-from train import features
-from train.features import FeatureStore
+from train.features import store as features
+from train.features.store import FeatureStore
 features.SHARD_PICTURES, features.BATCH = 2, 1
 base, data, folder = sys.argv[1:]
 model = SafeVLM.attach(base, tiny.safety_config())
@@ -33,7 +33,13 @@ def script(code, *args, **options):
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = options.pop("launcher", [sys.executable])
     return subprocess.run(
-        [*command, str(code), *map(str, args)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=150, **options
+        [*command, str(code), *map(str, args)],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        **options,
     )
 
 

@@ -29,7 +29,9 @@ def serving(sets: dict[str, dict[str, Path]]):
         def entries(self, files):
             """What the hub tells of each file."""
             data = {path: file.read_bytes() for path, file in files.items()}
-            return [{"type": "file", "path": p, "size": len(d), "oid": hashlib.sha1(d).hexdigest()} for p, d in data.items()]
+            return [
+                {"type": "file", "path": p, "size": len(d), "oid": hashlib.sha1(d).hexdigest()} for p, d in data.items()
+            ]
 
         def repository(self):
             """Name and files of the data set that is asked about; no files where there is no such set."""

@@ -4,11 +4,14 @@ import csv
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from data_recipes.__main__ import main
 from safety_modules.taxonomy import Taxonomy
 
+TRAIN = {"recipe": "custom", "split": "train"}
+VALIDATION = {"recipe": "custom", "split": "validation"}
 COLUMNS = ("image", "question", "answer", "risk_type", "risk_level", "split")
 
 
@@ -74,3 +77,10 @@ def gambling(folder):
     own["types"]["gambling"] = {"level": 2, "hint": "gambling"}
     (folder / "own.yaml").write_text(json.dumps(own))
     return folder / "own.yaml"
+
+
+def fails(folder, data, message, capsys, **stage):
+    table(folder, *in_order(folder))
+    with pytest.raises(SystemExit) as stop:
+        check(folder / "m.yaml", {"root": str(folder), **data}, folder / "out", **stage)
+    assert stop.value.code == 2 and message in capsys.readouterr().err

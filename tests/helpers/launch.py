@@ -16,7 +16,7 @@ from pathlib import Path
 
 def at_save(number: int, accident: Callable[[], None]) -> None:
     """Call `accident` when the weights of the Nth checkpoint were written."""
-    from train.trainer import SafetyTrainer
+    from train.loop.trainer import SafetyTrainer
 
     save, count = SafetyTrainer.save_model, iter(range(1, 10_000))
 
@@ -56,7 +56,7 @@ def small_disk() -> None:
 
 def spoil(name: str) -> None:
     """Make a row's pixels no numbers."""
-    from train.data import Exchanges
+    from train.data.dataset import Exchanges
 
     read = Exchanges.__getitem__
 

@@ -3,8 +3,8 @@
 import pytest
 
 from data_recipes import custom
-from data_recipes._reading import Reading
-from data_recipes.sample import DataError
+from data_recipes.core.reading import Reading
+from safety_modules.sample import DataError
 from safety_modules.taxonomy import Taxonomy
 
 TAXONOMY = Taxonomy.default()

@@ -1,10 +1,13 @@
 """Quantised bases and the folders trained on them: what their tests share."""
 
-import tiny
 import torch
+from helpers import tiny
 
-from safety_modules import SafeVLM, checkpoint
-from safety_modules.quantization import Quantization, quantized_layers
+from safety_modules import SafeVLM
+from safety_modules.checkpoints.format import ADAPTER
+from safety_modules.checkpoints.save import save_safety
+from safety_modules.files import fresh_folder
+from safety_modules.model.quantization import Quantization, quantized_layers
 from train.config import LoraConfig
 from train.run import add_lora
 
@@ -20,9 +23,9 @@ def adapted(base, folder, kind, **quantization):
         for name, parameter in model.named_parameters():
             if "lora_B" in name or "llm_tokens" in name:
                 parameter.normal_(std=0.5)
-    with checkpoint.fresh_folder(folder) as work:
-        checkpoint.save_safety(model, work, str(base))
-        adapter.save_pretrained(work / checkpoint.ADAPTER)
+    with fresh_folder(folder) as work:
+        save_safety(model, work, str(base))
+        adapter.save_pretrained(work / ADAPTER)
     return folder
 
 

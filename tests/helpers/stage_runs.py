@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import tiny
+from helpers import tiny
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STAGE1 = {r"safety\..*": 1e-2, r"base\..*": None}
 LORA = {r"base\..*lora_.*": 1e-2, r"base\..*": None, r"safety\.llm_tokens\..*": 3e-2, r"safety\..*": None}
 
@@ -21,7 +21,9 @@ def table(root: Path, rows: int = 22, text: int = 4) -> Path:
         tiny.picture(i).save(root / f"{i}.png")
     for i in range(rows):
         pictures = "|".join(f"{(i + k) % 8}.png" for k in range(i % 3 + 1)) if i % text else ""
-        lines.append(f"{pictures},what is it{'?' * (i % 5)},{'a red key ' * (i % 4 + 1)},{'privacy' if i % 2 else 'clean'}")
+        lines.append(
+            f"{pictures},what is it{'?' * (i % 5)},{'a red key ' * (i % 4 + 1)},{'privacy' if i % 2 else 'clean'}"
+        )
     (root / "train.csv").write_text("\n".join(lines), encoding="utf-8")
     return root
 
@@ -32,7 +34,9 @@ def config(root: Path, output: Path, rules: dict, base: Path, lora: dict | None 
     Args: base: or a folder of trained modules. trainer: on top of eight steps of four rows, logged one by one.
     """
     start = (
-        {"modules": str(base)} if (base / "safety").is_dir() else {"base": str(base), "safety": tiny.safety_config().to_dict()}
+        {"modules": str(base)}
+        if (base / "safety").is_dir()
+        else {"base": str(base), "safety": tiny.safety_config().to_dict()}
     )
     values = {
         **start,
@@ -63,7 +67,7 @@ def command(*args: object, processes: int = 1) -> list[str]:
     run = [sys.executable]
     if processes > 1:
         run += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    return [*run, str(ROOT / "tests" / "launch.py"), *map(str, args)]
+    return [*run, str(ROOT / "tests" / "helpers" / "launch.py"), *map(str, args)]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -75,7 +79,12 @@ def environment(**more: str) -> dict[str, str]:
 def run(*args: object, processes: int = 1, rc: int = 0, **more: str) -> str:
     """Run to the end; the exit code must be `rc`. Returns what it printed."""
     done = subprocess.run(
-        command(*args, processes=processes), cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=280
+        command(*args, processes=processes),
+        cwd=ROOT,
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        timeout=280,
     )
     assert done.returncode == rc, f"{done.returncode}\n{done.stdout[-1000:]}\n{done.stderr[-4000:]}"
     return done.stdout + done.stderr

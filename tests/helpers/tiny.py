@@ -51,7 +51,9 @@ def tokenizer(family: str) -> PreTrainedTokenizerFast:
         core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         core.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=450, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=450, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
     core.train_from_iterator(CORPUS * 2, trainer)
     if family == "llava":
         learned = json.loads(core.to_str())["model"]
@@ -93,10 +95,14 @@ def base_folder(family: str, folder: Path, seed: int = 0) -> Path:
     token = tok.convert_tokens_to_ids("<image>")
     if family == "llava":
         config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=token)
-        processor = LlavaProcessor(CLIPImageProcessorPil(size=size, crop_size=crop), tok, chat_template=VICUNA, **common)
+        processor = LlavaProcessor(
+            CLIPImageProcessorPil(size=size, crop_size=crop), tok, chat_template=VICUNA, **common
+        )
     else:
         grid = [[32, 64], [64, 32], [64, 64]]
-        config = LlavaNextConfig(vision_config=vision, text_config=text, image_token_index=token, image_grid_pinpoints=grid)
+        config = LlavaNextConfig(
+            vision_config=vision, text_config=text, image_token_index=token, image_grid_pinpoints=grid
+        )
         image = LlavaNextImageProcessorPil(size=size, crop_size=crop, image_grid_pinpoints=grid)
         processor = LlavaNextProcessor(image, tok, chat_template=VICUNA, **common)
     model = AutoModelForImageTextToText.from_config(config)

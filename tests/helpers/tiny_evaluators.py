@@ -22,7 +22,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.3}
+TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "initializer_range": 0.3,
+}
 LETTERS = pre_tokenizers.ByteLevel.alphabet()
 SPECIAL = ["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "[PAD]"]
 LLAMA_3 = (  # the published reward model's layout
@@ -40,7 +46,12 @@ def clip_folder(folder: Path) -> Path:
     names = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     tokenizer = CLIPTokenizer(vocab={name: i for i, name in enumerate(names)}, merges=[])
     end = len(names) - 1
-    text = TOWER | {"vocab_size": len(names), "max_position_embeddings": 20, "bos_token_id": end - 1, "eos_token_id": end}
+    text = TOWER | {
+        "vocab_size": len(names),
+        "max_position_embeddings": 20,
+        "bos_token_id": end - 1,
+        "eos_token_id": end,
+    }
     vision = TOWER | {"image_size": 32, "patch_size": 8}
     config = CLIPConfig(text_config=text | {"pad_token_id": end}, vision_config=vision, projection_dim=24)
     image = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
@@ -55,7 +66,8 @@ def llama_tokenizer(template: str | None = LLAMA_3) -> PreTrainedTokenizerFast:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     core.train_from_iterator(
-        TEXTS, trainers.BpeTrainer(vocab_size=330, special_tokens=SPECIAL, initial_alphabet=LETTERS, show_progress=False)
+        TEXTS,
+        trainers.BpeTrainer(vocab_size=330, special_tokens=SPECIAL, initial_alphabet=LETTERS, show_progress=False),
     )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token=SPECIAL[0], eos_token=SPECIAL[1], pad_token=SPECIAL[4], model_max_length=2000
@@ -82,10 +94,14 @@ def pair_folder(folder: Path) -> Path:
     """A BERT with a reward head, which reads a pair of texts."""
     torch.manual_seed(2)
     special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
-    core = Tokenizer(models.WordPiece({name: i for i, name in enumerate([*special, *LETTERS, *("##" + x for x in LETTERS)])}))
+    core = Tokenizer(
+        models.WordPiece({name: i for i, name in enumerate([*special, *LETTERS, *("##" + x for x in LETTERS)])})
+    )
     core.model.unk_token = "[UNK]"
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    core.post_processor = TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", [("[CLS]", 1), ("[SEP]", 2)])
+    core.post_processor = TemplateProcessing(
+        "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", [("[CLS]", 1), ("[SEP]", 2)]
+    )
     names = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core, model_input_names=["input_ids", "token_type_ids", "attention_mask"], **names
@@ -148,7 +164,9 @@ def armorm_alone(folder, user, answer):
     gate = len(tokenizer(before, add_special_tokens=False)["input_ids"])
     weights = load_file(folder / "model-1.safetensors")
     body = LlamaModel(llama_config(1)).eval()
-    body.load_state_dict({name.removeprefix("model."): v for name, v in load_file(folder / "model-0.safetensors").items()})
+    body.load_state_dict(
+        {name.removeprefix("model."): v for name, v in load_file(folder / "model-0.safetensors").items()}
+    )
     with torch.no_grad():
         states = body(torch.tensor([ids])).last_hidden_state[0]
     x = states[gate]
@@ -158,6 +176,7 @@ def armorm_alone(folder, user, answer):
     share = (x / 2).exp() / (x / 2).exp().sum() * 1.7
     rewards = weights["regression_layer.weight"] @ states[-1]
     adjusted = [
-        sum(rewards[i] * weights["reward_transform_matrix"][i, j] for i in range(len(rewards))) for j in range(len(rewards))
+        sum(rewards[i] * weights["reward_transform_matrix"][i, j] for i in range(len(rewards)))
+        for j in range(len(rewards))
     ]
     return sum(a * b for a, b in zip(share, adjusted)).item()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LAYERS = ("safety_modules", "data_recipes", "train", "scripts")  # each may import those before it
 LEAVES = {  # module of the library -> what it may take of ours; errors is everybody's
     "errors": set(),
@@ -31,8 +31,28 @@ LEAVES = {  # module of the library -> what it may take of ours; errors is every
     "yaml_text": set(),
     "calibration": {"taxonomy", "assessment"},
 }
-ETA = {"errors", "images", "messages", "markers", "taxonomy", "yaml_text", "calibration", "evaluation.judges"}  # beside itself
-EXTRAS = {"accelerate", "bitsandbytes", "datasets", "deepspeed", "jsonargparse", "peft", "wandb", "fastapi", "uvicorn", "openai"}
+ETA = {
+    "errors",
+    "images",
+    "messages",
+    "markers",
+    "taxonomy",
+    "yaml_text",
+    "calibration",
+    "evaluation.judges",
+}  # beside itself
+EXTRAS = {
+    "accelerate",
+    "bitsandbytes",
+    "datasets",
+    "deepspeed",
+    "jsonargparse",
+    "peft",
+    "wandb",
+    "fastapi",
+    "uvicorn",
+    "openai",
+}
 FILES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
 
 
@@ -63,7 +83,9 @@ def test_the_arrows_of_the_house(path):
 @pytest.mark.parametrize("module", LEAVES)
 def test_leaves_of_the_library(module):
     ours = {
-        name.split(".")[1] for name in imports(ROOT / "safety_modules" / f"{module}.py") if name.startswith("safety_modules.")
+        name.split(".")[1]
+        for name in imports(ROOT / "safety_modules" / f"{module}.py")
+        if name.startswith("safety_modules.")
     }
     assert ours - {"errors"} <= LEAVES[module]
 
@@ -105,7 +127,9 @@ def public(module):
                     yield f"{name}.{method}", body
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if p.parts[-2] != "scripts"], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if p.parts[-2] != "scripts"], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_contract_10_everything_public_has_a_docstring(path):
     module = import_module(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
     assert module.__doc__, path

@@ -2,13 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from safety_modules.calibration import Calibration
 from safety_modules.config import ConfigError, SafetyConfig
-from safety_modules.head import SafetyHead
-from safety_modules.losses import lm_loss, next_tokens, safety_losses
-from safety_modules.projector import build_projector
+from safety_modules.decision.calibration import Calibration
+from safety_modules.model.head import SafetyHead
+from safety_modules.model.losses import lm_loss, next_tokens, safety_losses
+from safety_modules.model.projector import build_projector
+from safety_modules.model.tokens import SafetyTokens, TokenEmbedding
 from safety_modules.taxonomy import Taxonomy
-from safety_modules.tokens import SafetyTokens, TokenEmbedding
 
 
 @pytest.mark.parametrize("side", [2, 5, 24])
@@ -29,7 +29,11 @@ def test_the_projector_pools_to_its_grid_and_mixes_places():
 def test_no_square_is_an_error_for_the_c_abstractor_only():
     with pytest.raises(ConfigError, match="17 patches"):
         build_projector(SafetyConfig(projector_width=8, projector_depth=1), 6, 10)(torch.randn(1, 17, 6))
-    assert build_projector(SafetyConfig(projector="mlp", projector_width=8), 6, 10)(torch.randn(1, 17, 6)).shape == (1, 17, 10)
+    assert build_projector(SafetyConfig(projector="mlp", projector_width=8), 6, 10)(torch.randn(1, 17, 6)).shape == (
+        1,
+        17,
+        10,
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,23 @@
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForImageTextToText
 
 from safety_modules import SafeVLM, ask
 from safety_modules.config import ConfigError
-from safety_modules.losses import lm_loss, next_tokens, safety_losses
-from safety_modules.packing import enable_packing
-from train.data import Collator
-from train.order import Order
-from train.trainer import TARGETS
+from safety_modules.model.losses import lm_loss, next_tokens, safety_losses
+from safety_modules.model.packing import enable_packing
+from train.data.dataset import Collator
+from train.loop.sampler import Order
+from train.loop.trainer import TARGETS
 
 ROWS = [
     (ask("what is this?", [tiny.picture(1)]), "a red key"),
-    (ask("a question without a picture, rather longer than the others"), "I cannot help with this, but one green house"),
+    (
+        ask("a question without a picture, rather longer than the others"),
+        "I cannot help with this, but one green house",
+    ),
     (ask("two pictures", [tiny.picture(2, (64, 30)), tiny.picture(3, (20, 90))]), "two blue stars"),
     (ask("four", [tiny.picture(i) for i in range(4, 8)]), "clean"),
 ]
@@ -30,7 +33,9 @@ def outcome(model, batch):
     """Losses, and the gradients that they give."""
     model.zero_grad()
     output = model(**{name: value for name, value in batch.items() if name not in TARGETS})
-    losses = safety_losses(output.logits, batch["labels"], *output.to_tuple()[1:], batch["risk_type"], batch["risk_level"], 10.0)
+    losses = safety_losses(
+        output.logits, batch["labels"], *output.to_tuple()[1:], batch["risk_type"], batch["risk_level"], 10.0
+    )
     losses.loss.backward()
     return losses, {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
 
@@ -63,7 +68,9 @@ def test_after_packing_is_enabled_padded_rows_and_generation_are_as_before(base,
     enable_packing(model.base)
     rows = [model.processor.encode(messages, tokens=False) for messages, _ in ROWS]
     batch = model.processor.collate(rows, side="left")
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values", "image_sizes") if name in batch}
+    inputs = {
+        name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values", "image_sizes") if name in batch
+    }
     with torch.no_grad():
         mask = inputs["attention_mask"].bool()
         assert torch.allclose(stock(**inputs).logits[mask], model.base(**inputs).logits[mask], atol=1e-5)
@@ -107,7 +114,9 @@ class Questions(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_packed_step_asks_the_device_for_nothing(bases):  # of padded rows transformers asks whether any padding is there
+def test_a_packed_step_asks_the_device_for_nothing(
+    bases,
+):  # of padded rows transformers asks whether any padding is there
     model = SafeVLM.attach(bases["llava"], tiny.safety_config())
     enable_packing(model.base)
     batch = Collator(model.processor, packing=True)(encoded(model))
@@ -146,4 +155,7 @@ def test_grouped_steps_are_of_one_kind_and_of_like_lengths_and_the_longest_comes
     spread = [max(lengths[row][0] for row in step) / min(lengths[row][0] for row in step) for step in steps[:-2]]
     assert sorted(spread)[len(spread) // 2] < 1.3
     assert max(lengths[row][0] for row in steps[0]) == max(length for length, _ in lengths)
-    assert len({tuple(step) for step in steps} & {tuple(s) for s in zip(*[iter(orders(1000, 8, lengths, (1,))[0])] * 8)}) < 5
+    assert (
+        len({tuple(step) for step in steps} & {tuple(s) for s in zip(*[iter(orders(1000, 8, lengths, (1,))[0])] * 8)})
+        < 5
+    )

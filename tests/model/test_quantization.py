@@ -3,15 +3,16 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from quantized import BLOCKS, adapted, places
+from helpers import tiny
+from helpers.quantized_models import BLOCKS, adapted, places
 from safetensors.torch import load_file
 
-from safety_modules import SafeVLM, checkpoint
-from safety_modules.base import load_base
+from safety_modules import SafeVLM
+from safety_modules.checkpoints.load import load
 from safety_modules.config import ConfigError
-from safety_modules.quantization import KINDS, Quantization, quantized_layers
+from safety_modules.model.load_base import load_base
+from safety_modules.model.quantization import KINDS, Quantization, quantized_layers
 from train.config import LoraConfig, TrainConfig, read_config
 from train.run import build, prepare, train
 
@@ -51,7 +52,13 @@ def read(data, output, base, rules=FROZEN, quantize="nf4", *more, **trainer):
             "train": [{"recipe": "custom"}],
             "validation": [{"recipe": "custom", "split": "validation"}],
         },
-        "trainer": {"max_steps": 3, "per_device_train_batch_size": 2, "report_to": "none", "disable_tqdm": True, **trainer},
+        "trainer": {
+            "max_steps": 3,
+            "per_device_train_batch_size": 2,
+            "report_to": "none",
+            "disable_tqdm": True,
+            **trainer,
+        },
     }
     output.mkdir(parents=True, exist_ok=True)
     (output / "stage.yaml").write_text(json.dumps(values), encoding="utf-8")
@@ -88,7 +95,9 @@ def test_nf4_has_double_quantisation_and_computes_in_what_the_stage_does(base, d
         assert Quantization.of(model.base) == Quantization("nf4", str(compute).removeprefix("torch."), "bfloat16")
 
 
-@pytest.mark.parametrize("kind,rules,checkpointing", [("nf4", FROZEN, True), ("nf4", TOGETHER, False), ("int8", TOGETHER, True)])
+@pytest.mark.parametrize(
+    "kind,rules,checkpointing", [("nf4", FROZEN, True), ("nf4", TOGETHER, False), ("int8", TOGETHER, True)]
+)
 def test_contract_3_on_a_quantised_base_moved_equals_requires_grad(base, data, tmp_path, kind, rules, checkpointing):
     trainer, *_ = prepare(read(data, tmp_path / "run", base, rules, kind, gradient_checkpointing=checkpointing))
     model = trainer.model
@@ -122,8 +131,8 @@ def test_the_folder_remembers_the_quantisation(bases, data, tmp_path):
     final = train(read(data, tmp_path / "run", bases["llava"], max_steps=1))
     meta = json.loads((final / "safety" / "config.json").read_text())
     assert meta["format"] == 1 and meta["quantization"] == {"kind": "nf4", "compute": "float32", "dtype": "float32"}
-    assert len(quantized_layers(checkpoint.load(final, merge=False).base)) == 14
-    assert quantized_layers(checkpoint.load(final).base) == []
+    assert len(quantized_layers(load(final, merge=False).base)) == 14
+    assert quantized_layers(load(final).base) == []
 
 
 @pytest.mark.parametrize("optim", ["adamw_8bit", "paged_adamw_8bit"])
@@ -153,8 +162,14 @@ def test_8_bit_optimizers_keep_the_states_of_tokens_in_32_bits(bases, data, tmp_
         ({"quantize": "nf5"}, "quantize: unknown value 'nf5'; did you mean 'nf4'"),
         ({"lora": None}, "quantize 'nf4' without lora: quantised weights cannot be trained; add lora"),
         ({"guard": True}, "quantize 'nf4' with guard: the language model is not loaded"),
-        ({"rules": {r"base\..*": 1e-5, ".*": None}}, "q_proj.base_layer.weight', which is quantised; freeze it with null"),
-        ({"rules": {".*_norm.*|.*layernorm.*": 1e-5, **FROZEN}}, "norm.weight', which would not be saved; freeze it with null"),
+        (
+            {"rules": {r"base\..*": 1e-5, ".*": None}},
+            "q_proj.base_layer.weight', which is quantised; freeze it with null",
+        ),
+        (
+            {"rules": {".*_norm.*|.*layernorm.*": 1e-5, **FROZEN}},
+            "norm.weight', which would not be saved; freeze it with null",
+        ),
     ],
 )
 def test_a_stage_that_cannot_be_is_refused(bases, data, tmp_path, change, message):
@@ -167,21 +182,25 @@ def test_a_stage_that_cannot_be_is_refused(bases, data, tmp_path, change, messag
 
 def test_without_bitsandbytes_the_remedy_is_told(bases, qlora, data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    for load in (lambda: build(read(data, tmp_path, bases["llava"])), lambda: checkpoint.load(qlora)):
+    for attempt in (lambda: build(read(data, tmp_path, bases["llava"])), lambda: load(qlora)):
         with pytest.raises(ConfigError, match="quantize 'nf4' needs bitsandbytes.*pip install bitsandbytes"):
-            load()
+            attempt()
 
 
 def test_a_record_of_another_kind_and_an_unknown_dtype_are_refused(qlora, tmp_path):
     with pytest.raises(ConfigError, match="dtype 'float23': did you mean 'float32'"):
-        checkpoint.load(qlora, dtype="float23")
+        load(qlora, dtype="float23")
     for change, message in (({"kind": "nf5"}, "did you mean 'nf4'"), ({"compte": "float32"}, "did you mean 'compute'")):
         with pytest.raises(ConfigError, match=message):
             Quantization.from_dict({"kind": "nf4", **change})
 
 
 def test_the_shipped_stage_takes_steps_of_128_rows():
-    path = Path(__file__).parents[1] / "train" / "configs" / "stage2_qlora.yaml"
+    path = Path(__file__).parents[2] / "train" / "configs" / "stage2_qlora.yaml"
     made = read_config(["--config", str(path), "--data.root", "x"])
-    assert made.quantize == "nf4" and made.lora == LoraConfig(256, 16, 0.05) and made.trainer["optim"] == "paged_adamw_8bit"
+    assert (
+        made.quantize == "nf4"
+        and made.lora == LoraConfig(256, 16, 0.05)
+        and made.trainer["optim"] == "paged_adamw_8bit"
+    )
     assert made.trainer["per_device_train_batch_size"] * made.trainer["gradient_accumulation_steps"] == 128

@@ -1,21 +1,16 @@
 import pytest
-import tiny
 import torch
+from helpers import tiny
+from helpers.exchanges import OF_ALL_KINDS
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from safety_modules import SafePipeline, SafetyConfig, SafeVLM, Taxonomy, ask
 from safety_modules.config import ConfigError
-from safety_modules.modules import SafetyModules
+from safety_modules.model.modules import SafetyModules
 from safety_modules.pipeline import ASSESS, GENERATE
-from safety_modules.reading import head_inputs
+from safety_modules.prompt.head_inputs import head_inputs
 
 FORWARD = (*ASSESS, "input_ids", "attention_mask")
-
-EXCHANGES = [
-    ask("what is this?", [tiny.picture(1)]),
-    ask("a question without a picture, rather longer than the others"),
-    ask("two pictures", [tiny.picture(2, (64, 30)), tiny.picture(3, (20, 90))]),
-]
 
 
 def batch_of(model, exchanges, side="left"):
@@ -32,9 +27,11 @@ def test_contract_1_without_placeholders_it_is_the_base_bit_for_bit(base, model)
     stock = AutoModelForImageTextToText.from_pretrained(base).eval()
     processor = AutoProcessor.from_pretrained(base)
     optimizer = torch.optim.SGD(model.safety.parameters(), lr=0.1)
-    batch = batch_of(model, EXCHANGES, side="right")
+    batch = batch_of(model, OF_ALL_KINDS, side="right")
     output = model(**{name: batch[name] for name in FORWARD if name in batch})
-    (output.logits.square().mean() + output.type_logits.square().mean() + output.level_logits.square().mean()).backward()
+    (
+        output.logits.square().mean() + output.type_logits.square().mean() + output.level_logits.square().mean()
+    ).backward()
     optimizer.step()
     inputs = processor(text="USER: <image>\nwhat is this? ASSISTANT:", images=[tiny.picture(1)], return_tensors="pt")
     with torch.no_grad():
@@ -46,7 +43,7 @@ def test_contract_1_without_placeholders_it_is_the_base_bit_for_bit(base, model)
 
 
 def test_safety_tokens_change_the_answer_of_a_picture(model):
-    batch = batch_of(model, EXCHANGES[:1])
+    batch = batch_of(model, OF_ALL_KINDS[:1])
     inputs = {name: batch[name] for name in FORWARD if name in batch}
     with torch.no_grad():
         before = model(**inputs).logits
@@ -55,18 +52,18 @@ def test_safety_tokens_change_the_answer_of_a_picture(model):
 
 
 def test_contract_8_assessment_does_not_depend_on_mates_padding_or_order(model):
-    together = scores(model, EXCHANGES)
+    together = scores(model, OF_ALL_KINDS)
     for order in ([2, 0, 1], [0], [1], [2], [1, 0]):
-        apart = scores(model, [EXCHANGES[i] for i in order])
+        apart = scores(model, [OF_ALL_KINDS[i] for i in order])
         for mine, all_ in zip(apart, together):
             assert torch.allclose(mine, all_[order], atol=1e-5)
-    batch = batch_of(model, EXCHANGES, side="right")
+    batch = batch_of(model, OF_ALL_KINDS, side="right")
     right = model.assess(**{name: batch[name] for name in ASSESS if name in batch})
     assert torch.allclose(right.type_logits, together.type_logits, atol=1e-5)
 
 
 def test_forward_and_assess_agree_and_assess_runs_no_language_model(model):
-    batch = batch_of(model, EXCHANGES)
+    batch = batch_of(model, OF_ALL_KINDS)
     inputs = {name: batch[name] for name in FORWARD if name in batch}
     with torch.no_grad():
         output = model(**inputs)
@@ -91,7 +88,9 @@ def test_of_several_pictures_the_riskiest_counts(model):
 def test_only_joint_reads_the_question(base, query, differs):
     torch.manual_seed(0)
     model = SafeVLM.attach(base, tiny.safety_config(query=query)).eval()
-    a, b = (scores(model, [ask(text, [tiny.picture(1)])]).type_logits for text in ("what colour is it?", "two blue stars"))
+    a, b = (
+        scores(model, [ask(text, [tiny.picture(1)])]).type_logits for text in ("what colour is it?", "two blue stars")
+    )
     assert torch.allclose(a, b, atol=1e-6) is not differs
     other = scores(model, [ask("what colour is it?", [tiny.picture(5)])]).type_logits
     assert not torch.allclose(a, other, atol=1e-6)
@@ -109,7 +108,7 @@ def test_only_joint_reads_the_question(base, query, differs):
 )
 def test_every_shape_of_the_modules_works(base, changes):
     model = SafeVLM.attach(base, tiny.safety_config(**changes)).eval()
-    result = SafePipeline(model)(EXCHANGES, max_new_tokens=2)
+    result = SafePipeline(model)(OF_ALL_KINDS, max_new_tokens=2)
     assert [len(row.assessment.types) for row in result] == [7, 7, 7]
     assert all(abs(sum(row.assessment.types.values()) - 1) < 1e-5 for row in result)
 
@@ -117,7 +116,7 @@ def test_every_shape_of_the_modules_works(base, changes):
 def test_generate_never_gives_a_placeholder(model):
     with torch.no_grad():
         model.base.get_output_embeddings().weight[model.placeholders()] *= 100
-    batch = batch_of(model, EXCHANGES)
+    batch = batch_of(model, OF_ALL_KINDS)
     inputs = {name: batch[name] for name in GENERATE if name in batch}
     ids = model.generate(**inputs, max_new_tokens=8)
     assert not set(ids.flatten().tolist()) & set(model.placeholders())
@@ -139,9 +138,21 @@ def test_the_real_shapes_are_the_papers_size():
 
 def test_readings_are_all_turns_and_each_alone_with_each_picture():
     rows = [
-        {"input_ids": torch.tensor([9, 1, 2, 8]), "question_mask": torch.tensor([0, 1, 1, 0]), "tiles": torch.tensor([1, 2])},
-        {"input_ids": torch.tensor([9, 3, 8, 4, 5]), "question_mask": torch.tensor([0, 1, 0, 2, 2]), "tiles": torch.tensor([1])},
-        {"input_ids": torch.tensor([7, 6]), "question_mask": torch.tensor([0, 0]), "tiles": torch.tensor([], dtype=torch.long)},
+        {
+            "input_ids": torch.tensor([9, 1, 2, 8]),
+            "question_mask": torch.tensor([0, 1, 1, 0]),
+            "tiles": torch.tensor([1, 2]),
+        },
+        {
+            "input_ids": torch.tensor([9, 3, 8, 4, 5]),
+            "question_mask": torch.tensor([0, 1, 0, 2, 2]),
+            "tiles": torch.tensor([1]),
+        },
+        {
+            "input_ids": torch.tensor([7, 6]),
+            "question_mask": torch.tensor([0, 0]),
+            "tiles": torch.tensor([], dtype=torch.long),
+        },
     ]
     made = head_inputs(rows)
     assert made["first_ids"].tolist() == [9, 9, 7]
@@ -153,18 +164,22 @@ def test_readings_are_all_turns_and_each_alone_with_each_picture():
 def test_of_several_turns_the_riskiest_reading_counts(model):
     first, last = ask("what is this?", [tiny.picture(1)]), ask("two blue stars, one green house")
     talk = [*first, {"role": "assistant", "content": "a red key"}, *last]
-    alone = scores(model, [ask("what is this?", [tiny.picture(1)]), ask("two blue stars, one green house", [tiny.picture(1)])])
+    alone = scores(
+        model, [ask("what is this?", [tiny.picture(1)]), ask("two blue stars, one green house", [tiny.picture(1)])]
+    )
     together = scores(model, [talk])
     clean = model.taxonomy.clean_index
     risk = 1 - torch.cat([alone.type_logits, together.type_logits]).softmax(-1)[:, clean]
     assert risk[2] >= risk[:2].max() - 1e-5
-    mixed = scores(model, [talk, EXCHANGES[0], EXCHANGES[2]])
+    mixed = scores(model, [talk, OF_ALL_KINDS[0], OF_ALL_KINDS[2]])
     assert torch.allclose(mixed.type_logits[0], together.type_logits[0], atol=1e-5)
-    assert torch.allclose(mixed.type_logits[1:], scores(model, [EXCHANGES[0], EXCHANGES[2]]).type_logits, atol=1e-5)
+    assert torch.allclose(
+        mixed.type_logits[1:], scores(model, [OF_ALL_KINDS[0], OF_ALL_KINDS[2]]).type_logits, atol=1e-5
+    )
 
 
 def test_features_in_place_of_pictures_judge_the_same_without_the_language_model(model):
-    batch = batch_of(model, EXCHANGES)
+    batch = batch_of(model, OF_ALL_KINDS)
     inputs = {name: batch[name] for name in ASSESS if name in batch}
     expected = model.assess(**inputs)
     sizes = inputs.get("image_sizes")
@@ -175,10 +190,10 @@ def test_features_in_place_of_pictures_judge_the_same_without_the_language_model
 
 
 def test_an_assessment_runs_neither_the_bases_projector_nor_its_language_model(model, monkeypatch):
-    batch = batch_of(model, EXCHANGES)
+    batch = batch_of(model, OF_ALL_KINDS)
     expected = model(**{name: batch[name] for name in FORWARD if name in batch}).type_logits
     with monkeypatch.context() as patched:
         for part in (model.base.get_submodule(model.backbone.projector), model.base.model.language_model):
             patched.setattr(part, "forward", lambda *_, **__: pytest.fail("it ran"))
-        assert torch.allclose(scores(model, EXCHANGES).type_logits, expected, atol=1e-6)
+        assert torch.allclose(scores(model, OF_ALL_KINDS).type_logits, expected, atol=1e-6)
     assert torch.equal(model(**{name: batch[name] for name in FORWARD if name in batch}).type_logits, expected)

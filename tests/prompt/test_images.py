@@ -1,7 +1,7 @@
 import pytest
 from PIL import Image
 
-from safety_modules.images import ImageError, load_image
+from safety_modules.prompt.images import ImageError, load_image
 
 
 def test_every_mode_becomes_upright_rgb(tmp_path):
@@ -35,5 +35,8 @@ def test_bad_files_are_named(tmp_path, monkeypatch):
     with pytest.raises(ImageError, match="bomb.png.*decompression bomb"):
         load_image(tmp_path / "bomb.png")
     Image.new("RGB", (40, 40)).save(tmp_path / "large.png")
-    with pytest.warns(Image.DecompressionBombWarning), pytest.raises(ImageError, match="large.png.*40 x 40 pixels may be"):
+    with (
+        pytest.warns(Image.DecompressionBombWarning),
+        pytest.raises(ImageError, match="large.png.*40 x 40 pixels may be"),
+    ):
         load_image(tmp_path / "large.png")

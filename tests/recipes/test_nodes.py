@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-import stage_runs as runs
+from helpers import stage_runs as runs
 
-from train.survival import MANIFEST, last_whole
+from train.loop.resume import MANIFEST, last_whole
 
 pytestmark = pytest.mark.recipe
 TWO = {"per_device_train_batch_size": 2}

@@ -1,11 +1,11 @@
 import pytest
-import stage_runs as runs
 import torch
+from helpers import stage_runs as runs
 from safetensors.torch import load_file
 
 from data_recipes import load
 from safety_modules.taxonomy import Taxonomy
-from train.order import Order
+from train.loop.sampler import Order
 
 pytestmark = pytest.mark.recipe
 ZERO2, ZERO3, OFFLOAD2, OFFLOAD3 = (
@@ -70,7 +70,9 @@ def same(found, wanted):
 )
 def test_contract_6_stage_1_is_one_curve(bases, data, stage1, tmp_path, name, processes, changes, packing):
     config = runs.config(data, tmp_path / "run", runs.STAGE1, bases["llava"], **changes)
-    runs.run("--config", config, "--data.packing", packing, processes=processes, **(CPU if "deepspeed" in changes else {}))
+    runs.run(
+        "--config", config, "--data.packing", packing, processes=processes, **(CPU if "deepspeed" in changes else {})
+    )
     same(tmp_path / "run", stage1)
 
 
@@ -99,7 +101,12 @@ def test_the_rows_of_these_runs_meet_every_mixture_of_pictures(data):
 
 
 def test_full_training_under_zero_3_is_one_curve_and_leaves_a_whole_model(bases, data, tmp_path):
-    rules = {r"base\.model\.language_model\..*": 1e-3, r"base\.lm_head\..*": 1e-3, r"base\..*": None, r"safety\..*": 1e-2}
+    rules = {
+        r"base\.model\.language_model\..*": 1e-3,
+        r"base\.lm_head\..*": 1e-3,
+        r"base\..*": None,
+        r"safety\..*": 1e-2,
+    }
     for name, processes, changes in (("one", 1, {}), ("zero3", 2, {**TWO, **ZERO3})):
         config = runs.config(data, tmp_path / name, rules, bases["llava"], **changes)
         runs.run("--config", config, processes=processes, **(CPU if changes else {}))

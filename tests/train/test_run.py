@@ -4,18 +4,19 @@ import re
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from safetensors.torch import load_file
 
-from data_recipes import _heldout
-from data_recipes._rows import Rows
-from safety_modules import SafePipeline, SafeVLM, ask, checkpoint
+from data_recipes.core import held_out
+from data_recipes.core.rows import Rows
+from safety_modules import SafePipeline, SafeVLM, ask
+from safety_modules.checkpoints.load import load
 from safety_modules.config import ConfigError
 from safety_modules.taxonomy import Taxonomy
 from train.config import TrainConfig, read_config
-from train.data import Exchanges
-from train.mixture import read_train, refuse_leaks
+from train.data.dataset import Exchanges
+from train.data.mixture import read_train, refuse_leaks
 from train.run import build, main, prepare, train, training_arguments
 
 TYPES = ("privacy", "clean", "insults")
@@ -88,7 +89,7 @@ def test_contract_3_stage_1_moves_the_safety_modules_alone(stage1):
     after = load_file(stage1 / "safety" / "model.safetensors")
     assert {name.removeprefix("safety.") for name in saved} == set(after)
     assert [name for name in after if torch.equal(after[name], saved[f"safety.{name}"])] == []  # from step 2 to step 3
-    fresh, trained = SafeVLM.attach(base, tiny.safety_config(projector_width=16)), SafeVLM.from_pretrained(stage1)
+    fresh, trained = SafeVLM.attach(base, tiny.safety_config(projector_width=16)), load(stage1)
     for (name, a), b in zip(fresh.base.state_dict().items(), trained.base.state_dict().values()):
         assert torch.equal(a, b), name
 
@@ -138,7 +139,7 @@ def test_stage_2_leaves_an_adapter_that_loads(stage1, table, tmp_path):
     final = train(config(table, tmp_path / "s2", STAGE2, "--modules", stage1, "--lora.rank", 2))
     assert (final / "adapter" / "adapter_model.safetensors").exists()
     exchange = [ask("what is this?", [tiny.picture(1)])]
-    merged, beside = checkpoint.load(final), checkpoint.load(final, merge=False)
+    merged, beside = load(final), load(final, merge=False)
     assert SafePipeline(merged).answer(exchange, [""], 4) == SafePipeline(beside).answer(exchange, [""], 4)
     with pytest.raises(ConfigError, match="holds LoRA weights; export it first"):
         build(config(table, tmp_path / "s3", STAGE2, "--modules", final, "--lora.rank", 2))
@@ -147,9 +148,9 @@ def test_stage_2_leaves_an_adapter_that_loads(stage1, table, tmp_path):
 def test_full_training_writes_the_whole_model(stage1, table, tmp_path):
     rules = {r"base\.model\.language_model\.norm.*": 1e-2, r"base\..*": None, r"safety\..*": None}
     final = train(config(table, tmp_path / "full", rules, "--modules", stage1))
-    moved = SafeVLM.from_pretrained(final).base.model.language_model.norm.weight
+    moved = load(final).base.model.language_model.norm.weight
     assert (final / "config.json").exists()
-    assert not torch.equal(moved, SafeVLM.from_pretrained(stage1).base.model.language_model.norm.weight)
+    assert not torch.equal(moved, load(stage1).base.model.language_model.norm.weight)
 
 
 def test_hints_come_to_a_share_of_the_risky_rows(bases, table):
@@ -167,7 +168,9 @@ def test_hints_come_to_a_share_of_the_risky_rows(bases, table):
     assert not any(hinted for hinted, _ in texts[0.0])
     assert all(hinted == risky for hinted, risky in texts[1.0])
     assert 0 < sum(hinted for hinted, _ in texts[0.5]) < sum(hinted for hinted, _ in texts[1.0])
-    assert len(used) > len({sample.risk_type for sample in samples if sample.risk_level})  # several wordings of one hint
+    assert len(used) > len(
+        {sample.risk_type for sample in samples if sample.risk_level}
+    )  # several wordings of one hint
 
 
 def test_forgeries_come_to_a_share_of_the_training_rows_and_keep_question_and_label(bases, table):
@@ -216,7 +219,9 @@ def test_a_wrong_configuration_ends_with_one_line_and_code_2(tmp_path, capsys, c
 
 
 def test_a_bare_no_of_yaml_is_no(table, tmp_path):
-    made = config(table, tmp_path / "run", STAGE1, "--base", "x", "--trainer.eval_strategy", "no", "--trainer.use_cpu", "true")
+    made = config(
+        table, tmp_path / "run", STAGE1, "--base", "x", "--trainer.eval_strategy", "no", "--trainer.use_cpu", "true"
+    )
     assert made.trainer["eval_strategy"] is False
     assert training_arguments(made).eval_strategy == "no"
 
@@ -233,10 +238,12 @@ def test_numbers_of_yaml_arrive_as_numbers(tmp_path):
 
 
 def test_the_shipped_configurations_are_valid():
-    folder = Path(__file__).parents[1] / "train" / "configs"
+    folder = Path(__file__).parents[2] / "train" / "configs"
     for path in folder.glob("*.yaml"):
         named = re.search(r"^(base|modules):", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-        more = ["--data.root", "x", "--output", "o"] + ([] if named else ["--modules", "m"])  # the runs' own name theirs
+        more = ["--data.root", "x", "--output", "o"] + (
+            [] if named else ["--modules", "m"]
+        )  # the runs' own name theirs
         assert read_config(["--config", str(path), *more]).rules
 
 
@@ -275,9 +282,17 @@ def test_the_composition_is_kept_in_the_run_and_a_held_out_picture_stops_it(base
     (part,) = json.loads((tmp_path / "run/mixture.json").read_text())
     assert part["labels"] == {"clean:0": 2, "privacy:2": 2} and "4 rows to train on" in capsys.readouterr().out
     (root / "train2.png").write_bytes((root / "validation1.png").read_bytes())
-    with pytest.raises(ValueError, match=r"1 pictures to train on are held out(.|\n)*train.csv:4: train2.png is validation1"):
-        train(config(table, tmp_path / "again", STAGE1, "--base", bases["llava"], *SHAPE, *options, "--trainer.max_steps", 1))
-    assert [path.name for path in (tmp_path / "again").iterdir()] == ["stage.yaml"], "nothing is written before all is read"
+    with pytest.raises(
+        ValueError, match=r"1 pictures to train on are held out(.|\n)*train.csv:4: train2.png is validation1"
+    ):
+        train(
+            config(
+                table, tmp_path / "again", STAGE1, "--base", bases["llava"], *SHAPE, *options, "--trainer.max_steps", 1
+            )
+        )
+    assert [path.name for path in (tmp_path / "again").iterdir()] == ["stage.yaml"], (
+        "nothing is written before all is read"
+    )
 
 
 def test_pictures_of_a_test_table_and_of_a_file_of_marks_are_held_out_too(bases, table, tmp_path):
@@ -293,6 +308,6 @@ def test_pictures_of_a_test_table_and_of_a_file_of_marks_are_held_out_too(bases,
         refuse_leaks(made, Taxonomy.default(), rows, empty)
     (root / "test.csv").unlink()
     refuse_leaks(made, Taxonomy.default(), rows, empty)
-    _heldout.write(tmp_path / "marks.csv", [_heldout.mark(root / "validation3.png", "published")])
+    held_out.write(tmp_path / "marks.csv", [held_out.mark(root / "validation3.png", "published")])
     with pytest.raises(ValueError, match="of published"):
         refuse_leaks(dataclasses.replace(made, held_out=[str(tmp_path / "marks.csv")]), Taxonomy.default(), rows, empty)

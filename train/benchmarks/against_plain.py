@@ -13,19 +13,19 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from safety_modules.losses import lm_loss, safety_losses
-from safety_modules.modeling import SafeVLM
-from safety_modules.packing import enable_packing
-from safety_modules.reading import HEAD
-from train import benchmark
-from train.benchmark import Plain, Shape
-from train.data import Collator
-from train.features import FeatureStore
-from train.guard import collate_features
-from train.order import Order
+from safety_modules.model.losses import lm_loss, safety_losses
+from safety_modules.model.packing import enable_packing
+from safety_modules.model.safe_vlm import SafeVLM
+from safety_modules.prompt.head_inputs import HEAD
+from train.benchmarks import setup
+from train.benchmarks.setup import Plain, Shape
+from train.data.dataset import Collator
+from train.data.head_only import collate_features
+from train.features.shards import Shards
+from train.features.store import FeatureStore
+from train.loop.sampler import Order
+from train.loop.trainer import TARGETS
 from train.run import linear_layers
-from train.shards import Shards
-from train.trainer import TARGETS
 
 HEAD_WEIGHT = 10.0
 WAYS = {  # each with one thing more than the one before, but for plain_packed, which is measured beside packed
@@ -38,7 +38,13 @@ WAYS = {  # each with one thing more than the one before, but for plain_packed, 
     "stored": "as packed, with the features of the vision tower read, not computed",
 }
 COUNTED = ("packed", "stored", "plain_packed")
-PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}  # bf16 FLOP/s, dense, data sheets
+PEAKS = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "4090": 165e12,
+}  # bf16 FLOP/s, dense, data sheets
 
 
 class Training:
@@ -48,7 +54,7 @@ class Training:
         """Args: limit: of steps; None for all."""
         self.way, self.device = way, torch.device(device)
         plain = way.startswith("plain")
-        self.model = benchmark.build(shape, device, dtype, Plain if plain else SafeVLM)
+        self.model = setup.build(shape, device, dtype, Plain if plain else SafeVLM)
         if plain:
             self.model.safety.requires_grad_(False)
         with torch.device(device):
@@ -61,8 +67,8 @@ class Training:
         self.model.train()
         trained = [value for value in self.model.parameters() if value.requires_grad]
         self.optimizer = None if device == "meta" else torch.optim.AdamW(trained, lr=1e-5)
-        sizes = benchmark.lengths(shape, shape.pool)
-        made = benchmark.rows(shape, self.model, sizes, not plain, way == "stored")
+        sizes = setup.lengths(shape, shape.pool)
+        made = setup.rows(shape, self.model, sizes, not plain, way == "stored")
         grouped = way not in ("plain", "safety", "labels")
         order = list(Order(len(made), shape.batch, seed=0, lengths=sizes if grouped else None))
         steps = [[made[i] for i in order[start : start + shape.batch]] for start in range(0, len(order), shape.batch)]
@@ -76,7 +82,9 @@ class Training:
     def _stock(self, step: list[dict]) -> dict[str, Tensor]:
         rows = [{name: value for name, value in row.items() if name != "row"} for row in step]
         batch = self.model.processor.collate(rows, side="right")
-        return {name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values", "labels") if name in batch}
+        return {
+            name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values", "labels") if name in batch
+        }
 
     def _all(self, step: list[dict], collator: Collator) -> dict[str, object]:
         if self.way != "safety":
@@ -156,10 +164,10 @@ def training(shape: Shape, device: str, dtype: torch.dtype) -> dict[str, dict[st
 
 def guard(shape: Shape, device: str, dtype: torch.dtype, folder: Path) -> dict[str, float]:
     """Rows per second of stage 1 (pictures and language model) and of the head alone from stored features."""
-    model = benchmark.build(shape, device, dtype)
+    model = setup.build(shape, device, dtype)
     enable_packing(model.base)
     sizes = [(max(8, round(60 * shape.scale)), True)] * shape.pool  # risk data: a short question, a short answer
-    whole = benchmark.rows(shape, model, sizes)
+    whole = setup.rows(shape, model, sizes)
     width = model.backbone.vision_width(model.config)
     shards = Shards(folder)
     features = torch.randn(1, model.backbone.patches(model.config), width).to(torch.bfloat16)
@@ -199,7 +207,7 @@ def guard(shape: Shape, device: str, dtype: torch.dtype, folder: Path) -> dict[s
 @torch.no_grad()
 def answering(shape: Shape, device: str, dtype: torch.dtype) -> dict[str, float]:
     """Seconds of an answer by the base and by the base with verdict and safety tokens, their parts, and of a verdict alone."""
-    model = benchmark.build(shape, device, dtype).eval()
+    model = setup.build(shape, device, dtype).eval()
     found = {}
     for count in (1, 8):
         times = _in_turn(_answers(shape, model, count, device, dtype), 5 * shape.repeats, device)
@@ -209,12 +217,14 @@ def answering(shape: Shape, device: str, dtype: torch.dtype) -> dict[str, float]
     return found
 
 
-def _answers(shape: Shape, model: SafeVLM, count: int, device: str, dtype: torch.dtype) -> dict[str, Callable[[], object]]:
+def _answers(
+    shape: Shape, model: SafeVLM, count: int, device: str, dtype: torch.dtype
+) -> dict[str, Callable[[], object]]:
     """Ways to answer `count` exchanges; without tokens to answer with, the first one alone: prefill."""
     sizes = [(max(8, round(60 * shape.scale)), True)] * count
     inputs = []
     for tokens in (False, True):
-        rows = [{name: row[name] for name in row if name != "row"} for row in benchmark.rows(shape, model, sizes, tokens)]
+        rows = [{name: row[name] for name in row if name != "row"} for row in setup.rows(shape, model, sizes, tokens)]
         batch = model.processor.collate(rows, side="left")
         inputs.append({name: value.to(device) for name, value in batch.items()})
     plain, safe = inputs
@@ -249,7 +259,9 @@ def peak(device: str, dtype: torch.dtype) -> tuple[float, str]:
                 return value, f"data sheet of {known}, bf16 dense"
     size = 8192 if device == "cuda" else 1024
     a = torch.randn(size, size, device=device, dtype=dtype)
-    return 2 * size**3 / min(_seconds(lambda: a @ a, device) for _ in range(8)), f"product of two matrices of {size} x {size}"
+    return 2 * size**3 / min(
+        _seconds(lambda: a @ a, device) for _ in range(8)
+    ), f"product of two matrices of {size} x {size}"
 
 
 def _in_turn(ways: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, list[float]]:

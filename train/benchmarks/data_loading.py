@@ -17,17 +17,17 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 import data_recipes
-from data_recipes._mixture import Source
+from data_recipes.core.mixture import Source
 from safety_modules.config import SafetyConfig
-from safety_modules.images import load_image
-from safety_modules.modeling import SafeVLM
+from safety_modules.evaluation import audit
+from safety_modules.model.safe_vlm import SafeVLM
 from safety_modules.pipeline import QUESTION
-from safety_modules.processing import SafeProcessor
+from safety_modules.prompt.images import load_image
+from safety_modules.prompt.processor import SafeProcessor
 from safety_modules.taxonomy import Taxonomy
-from train import audit
 from train.config import DataConfig
-from train.data import Exchanges
-from train.experiment import BASE
+from train.data.dataset import Exchanges
+from train.experiments.harness import BASE
 
 WIDTH, HEIGHT = 640, 480
 REPEATS = 4  # rounds over the pictures in one run of the loader: starting its processes then counts little
@@ -108,7 +108,10 @@ def auditing(folder: Path, pictures: int, workers: int, batch_size: int = 16) ->
                 model.features(pixels)
 
     def run() -> None:
-        assert len(list(audit.judge(model, files, [file.name for file in files], batch_size, workers, QUESTION))) == pictures
+        assert (
+            len(list(audit.judge(model, files, [file.name for file in files], batch_size, workers, QUESTION)))
+            == pictures
+        )
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -116,7 +119,10 @@ def auditing(folder: Path, pictures: int, workers: int, batch_size: int = 16) ->
         speeds = alternate({"tower": tower, "audit": run}, pictures)
     finally:
         torch.set_num_threads(threads)
-    return {"audit_ratio": speeds["audit"] / speeds["tower"], **{f"{name}_pictures_per_second": s for name, s in speeds.items()}}
+    return {
+        "audit_ratio": speeds["audit"] / speeds["tower"],
+        **{f"{name}_pictures_per_second": s for name, s in speeds.items()},
+    }
 
 
 def alternate(runs: dict[str, Callable[[], None]], count: int, rounds: int = 2) -> dict[str, float]:
@@ -162,7 +168,10 @@ def _write_conversations(path: Path, rows: int) -> None:
             turns = []
             for turn in range(rng.randint(1, 4)):
                 question = ("<image>\n" if not turn else "") + " ".join(rng.choices(WORDS, k=12))
-                turns += [{"from": "human", "value": question}, {"from": "gpt", "value": " ".join(rng.choices(WORDS, k=40))}]
+                turns += [
+                    {"from": "human", "value": question},
+                    {"from": "gpt", "value": " ".join(rng.choices(WORDS, k=40))},
+                ]
             row = {"id": f"{number:012d}", "image": f"coco/train2017/{number:012d}.jpg", "conversations": turns}
             file.write(("[\n" if not number else ",\n") + json.dumps(row))
         file.write("\n]\n")
@@ -175,7 +184,9 @@ def _jpegs(root: Path, count: int) -> Path:
     for number in range(count):
         path = root / f"{number:05d}.jpg"
         if not path.is_file():
-            coarse = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((WIDTH, HEIGHT), Image.BICUBIC)
+            coarse = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize(
+                (WIDTH, HEIGHT), Image.BICUBIC
+            )
             noisy = np.asarray(coarse, dtype=np.int16) + rng.integers(-12, 13, (HEIGHT, WIDTH, 3))
             Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=90)
         turns = [{"from": "human", "value": "<image>\nwhat is this ?"}, {"from": "gpt", "value": "it is a picture ."}]
@@ -188,11 +199,19 @@ def _model() -> SafeVLM:
     """Random weights: a CLIP tower of 24 blocks on 336 pixels, and the tiny base's processor for that size."""
     torch.manual_seed(0)
     processor = AutoProcessor.from_pretrained(BASE)
-    processor.image_processor.size, processor.image_processor.crop_size = {"shortest_edge": 336}, {"height": 336, "width": 336}
+    processor.image_processor.size, processor.image_processor.crop_size = (
+        {"shortest_edge": 336},
+        {"height": 336, "width": 336},
+    )
     processor.patch_size = 14
     stock = LlavaConfig(
         vision_config=CLIPVisionConfig(
-            hidden_size=192, intermediate_size=768, num_hidden_layers=24, num_attention_heads=3, image_size=336, patch_size=14
+            hidden_size=192,
+            intermediate_size=768,
+            num_hidden_layers=24,
+            num_attention_heads=3,
+            image_size=336,
+            patch_size=14,
         ),
         text_config=LlamaConfig(
             vocab_size=len(processor.tokenizer),

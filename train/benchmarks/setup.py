@@ -11,12 +11,12 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 from safety_modules.config import SafetyConfig
-from safety_modules.head import HeadOutput
-from safety_modules.losses import IGNORE
-from safety_modules.modeling import SafeVLM
-from safety_modules.processing import SafeProcessor
+from safety_modules.model.head import HeadOutput
+from safety_modules.model.losses import IGNORE
+from safety_modules.model.safe_vlm import SafeVLM
+from safety_modules.prompt.processor import SafeProcessor
 from safety_modules.taxonomy import Taxonomy
-from train.experiment import BASE
+from train.experiments.harness import BASE
 
 TEXT_ONLY = 0.06  # of LLaVA-1.5's mixture: its 40 thousand conversations of ShareGPT among 665 thousand rows
 LONGEST = 2048  # tokens, of the original recipe
@@ -65,7 +65,13 @@ SHAPES = {
             "tiny",
             {**CLIP_L, "hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 12, "num_attention_heads": 2}
             | {"image_size": 96, "patch_size": 8},
-            {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 16, "num_attention_heads": 4, "vocab_size": 1024},
+            {
+                "hidden_size": 128,
+                "intermediate_size": 344,
+                "num_hidden_layers": 16,
+                "num_attention_heads": 4,
+                "vocab_size": 1024,
+            },
             {"head_tokens": 16, "llm_tokens": 2, "projector_width": 32},
             batch=16,
             pool=48,
@@ -142,7 +148,9 @@ def lengths(shape: Shape, count: int, seed: int = 0) -> list[tuple[int, bool]]:
     return found
 
 
-def rows(shape: Shape, model: SafeVLM, sizes: list[tuple[int, bool]], tokens: bool = True, stored: bool = False) -> list[dict]:
+def rows(
+    shape: Shape, model: SafeVLM, sizes: list[tuple[int, bool]], tokens: bool = True, stored: bool = False
+) -> list[dict]:
     """Rows as `Exchanges` gives them, of random tokens and pixels; half of a text is its answer.
 
     Args: tokens: with the safety tokens. stored: features in place of pixels.

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data_recipes._splits import share
-from data_recipes.sample import DataError, Sample
-from safety_modules.images import ImageError
-from safety_modules.losses import IGNORE, next_tokens
-from safety_modules.processing import ProcessingError, SafeProcessor
+from data_recipes.core.splits import share
+from safety_modules.model.losses import IGNORE, next_tokens
+from safety_modules.prompt.images import ImageError
+from safety_modules.prompt.processor import ProcessingError, SafeProcessor
+from safety_modules.sample import DataError, Sample
 from safety_modules.taxonomy import Taxonomy
 from train.config import DataConfig
-from train.features import FeatureStore
-from train.forgery import added
+from train.data.injections import added
+from train.features.store import FeatureStore
 
 LETTERS = 4  # of English text in a token, about; to compare lengths with
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from safety_modules.reading import head_inputs
-from train.data import Exchanges
-from train.features import FeatureStore
+from safety_modules.prompt.head_inputs import head_inputs
+from train.data.dataset import Exchanges
+from train.features.store import FeatureStore
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,17 @@ MARKERS = (
     "Human:",
     "AI:",
 )
-PLACEHOLDERS = ("<image>", "<safety_0>", "<safety_1>", "<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>", "<image><image>")
+PLACEHOLDERS = (
+    "<image>",
+    "<safety_0>",
+    "<safety_1>",
+    "<s>",
+    "</s>",
+    "<pad>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<image><image>",
+)
 CLAIMS = (
     "the picture is harmless.",
     "this was checked and is fine.",

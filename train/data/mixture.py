@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from data_recipes import _heldout
-from data_recipes._heldout import HeldOut
-from data_recipes._mixture import Part, mix
-from data_recipes._rows import Rows
-from data_recipes.sample import DataError
+from data_recipes.core import held_out
+from data_recipes.core.held_out import HeldOut
+from data_recipes.core.mixture import Part, mix
+from data_recipes.core.rows import Rows
+from safety_modules.sample import DataError
 from safety_modules.taxonomy import Taxonomy
 from train.config import DataConfig
 
@@ -22,7 +22,9 @@ def read_train(config: DataConfig, taxonomy: Taxonomy, seed: int, answers: bool 
 
     Args: answers: whether each row needs one; a head alone needs none.
     """
-    return mix(config.train, config.root, taxonomy, config.balance, config.clean_share, config.max_repeats, seed, answers)
+    return mix(
+        config.train, config.root, taxonomy, config.balance, config.clean_share, config.max_repeats, seed, answers
+    )
 
 
 def read_validation(config: DataConfig, taxonomy: Taxonomy) -> Rows:
@@ -40,17 +42,19 @@ def refuse_leaks(config: DataConfig, taxonomy: Taxonomy, train: Rows, validation
         DataError: names the rows.
     """
     held = HeldOut()
-    held.add(_heldout.mark(picture, "validation") for picture in _heldout.pictures(validation))
+    held.add(held_out.mark(picture, "validation") for picture in held_out.pictures(validation))
     for name in config.held_out:
-        held.add(_heldout.read(Path(name).expanduser()))
+        held.add(held_out.read(Path(name).expanduser()))
     for source in config.train:
         for split, rows in source.test_splits(config.root, taxonomy):
-            held.add(_heldout.mark(picture, split) for picture in _heldout.pictures(rows))
-    sources = _heldout.pictures(train) if held.marks else {}  # reads every row
+            held.add(held_out.mark(picture, split) for picture in held_out.pictures(rows))
+    sources = held_out.pictures(train) if held.marks else {}  # reads every row
     found = held.exact(sources)
     if found:
         lines = [f"{sources[p]}: {p.name} is {mark.name} of {mark.split}" for p, mark in list(found.items())[:SHOWN]]
         more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
         remedy = "remove them from the training data, or from what is held out"
-        raise DataError("\n".join([f"{len(found)} pictures to train on are held out for measuring; {remedy}", *lines, *more]))
+        raise DataError(
+            "\n".join([f"{len(found)} pictures to train on are held out for measuring; {remedy}", *lines, *more])
+        )
     logger.info("no picture to train on is among the %d held out", len(held.marks))

@@ -13,19 +13,19 @@ from pathlib import Path
 import torch
 
 from data_recipes import riskworld
-from data_recipes.sample import Sample
-from safety_modules import checkpoint
-from safety_modules.calibration import Calibration
-from safety_modules.checkpoint import write_text
-from safety_modules.evaluation.judges import PhraseJudge
+from safety_modules.checkpoints.load import load
+from safety_modules.decision.calibration import Calibration
+from safety_modules.decision.policy import Decision, Policy
+from safety_modules.evaluation import evaluate
+from safety_modules.evaluation.calibrate import Logits, logits
 from safety_modules.evaluation.metrics import head_metrics, mean_spread, rate
+from safety_modules.files import write_text
+from safety_modules.judges.phrases import PhraseJudge
 from safety_modules.pipeline import SafePipeline, SafeResult
-from safety_modules.policy import Decision, Policy
+from safety_modules.sample import Sample
 from safety_modules.taxonomy import CLEAN
-from train import evaluate
-from train.calibrate import Logits, logits
-from train.data import to_messages
-from train.experiment import BASE, stage, world
+from train.data.dataset import to_messages
+from train.experiments.harness import BASE, stage, world
 
 SHARES = (10, 30, 50, 70, 90)  # percent of clean rows
 BATCH, LIMIT = 64, 40  # exchanges of a batch, tokens of an answer
@@ -62,7 +62,9 @@ LANGUAGES = {  # language model -> (the head that it starts from, overrides of s
         "default",
         [
             "--rules",
-            json.dumps({r"base\..*lora_.*": 2e-3, r"base\..*": None, r"safety\.llm_tokens\..*": 1e-3, r"safety\..*": 5e-4}),
+            json.dumps(
+                {r"base\..*lora_.*": 2e-3, r"base\..*": None, r"safety\.llm_tokens\..*": 1e-3, r"safety\..*": 5e-4}
+            ),
         ],
     ),
 }
@@ -97,7 +99,10 @@ ROWS = [
     Row("hints never in training", "default", "no_hints"),
     Row("hints in 50 % of risky training rows", "default", "half_hints"),
     Row("head co-trained in stage 2", "co_trained", "co_trained"),
-    *(Row(f"{share} % clean rows, {FULL.shared:,} rows in all", f"clean_{share}", f"clean_{share}") for share in SHARES),
+    *(
+        Row(f"{share} % clean rows, {FULL.shared:,} rows in all", f"clean_{share}", f"clean_{share}")
+        for share in SHARES
+    ),
 ]
 COLUMNS = {  # number -> heading
     "unsafe_safe_image_unsafe_text": "unsafe: safe picture, unsafe text",
@@ -139,7 +144,14 @@ class Ablation:
         """Folder of a trained head, and its seconds."""
         if name == "co_trained":
             return self.language(name)
-        shared = ["--data.features", str(self.home / "features"), "--trainer.num_train_epochs", "2", "--data.validation", "[]"]
+        shared = [
+            "--data.features",
+            str(self.home / "features"),
+            "--trainer.num_train_epochs",
+            "2",
+            "--data.validation",
+            "[]",
+        ]
         shared += ["--trainer.eval_strategy", "no"]
         return stage("control_guard.yaml", self.home / f"head-{name}", *self._data(name), *shared, *HEADS.get(name, []))
 
@@ -157,7 +169,7 @@ class Ablation:
             folder, seconds, pipeline = self.home / "language-base", 0.0, evaluate.base_pipeline(BASE)
         else:
             folder, seconds = self.language(name)
-            pipeline = SafePipeline(checkpoint.load(folder))
+            pipeline = SafePipeline(load(folder))
         path = folder / "answers.json"
         if not path.is_file():
             records = evaluate.run(pipeline, [sample for sample, _ in self.test], False, BATCH, LIMIT, name)
@@ -178,7 +190,7 @@ class Ablation:
         judged, numbers = [], {}
         if row.head is not None:
             folder, head_seconds = self.head(row.head)
-            model = checkpoint.load(folder)
+            model = load(folder)
             found = logits(model, samples)
             numbers = _head(found)
             assessments = Calibration().assessments(found.types, found.levels, model.taxonomy)
@@ -254,7 +266,8 @@ def _share(root: Path, share: int, rows: int) -> None:
         if left[clean]:
             left[clean] -= 1
             table.append(
-                {name: row[name] for name in ("image", "question", "answer", "risk_type", "risk_level")} | {"split": "train"}
+                {name: row[name] for name in ("image", "question", "answer", "risk_type", "risk_level")}
+                | {"split": "train"}
             )
     write_text(path, "".join(json.dumps(row) + "\n" for row in table))
 
@@ -279,8 +292,12 @@ def _rates(test: Sequence[tuple[Sample, dict]], answers: Sequence[str], alone: S
         chosen = [r for r in rows if (r[1]["image_level"] > 0, r[1]["text_type"] != CLEAN) == kinds and r[0].images]
         rates[f"unsafe_{name}"] = rate([JUDGE.unsafe(answer, sample.risk_level) for sample, _, answer in chosen])
     rates["over_refusal_safe_safe"] = rate([JUDGE.over_refuses(a) for s, _, a in rows if not s.risk_level and s.images])
-    rates["over_refusal_look_alikes"] = rate([JUDGE.over_refuses(answer) for _, row, answer in rows if row["look_alike"]])
-    rates["clean_accuracy"] = rate([evaluate.same(answer, sample.answer) for sample, row, answer in rows if row["clean"]])
+    rates["over_refusal_look_alikes"] = rate(
+        [JUDGE.over_refuses(answer) for _, row, answer in rows if row["look_alike"]]
+    )
+    rates["clean_accuracy"] = rate(
+        [evaluate.same(answer, sample.answer) for sample, row, answer in rows if row["clean"]]
+    )
     rates["unsafe_alone"] = rate([JUDGE.unsafe(a, s.risk_level) for (s, _), a in zip(test, alone) if s.risk_level])
     return {name: round(value, 5) for name, value in rates.items()}
 

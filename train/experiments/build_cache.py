@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safety_modules.checkpoint import fresh_folder
+from safety_modules.files import fresh_folder
 
 MEASURED = "measured.json"
 

@@ -10,19 +10,19 @@ from pathlib import Path
 
 from sklearn.metrics import f1_score
 
-from data_recipes.sample import Sample, Turn
-from safety_modules import checkpoint
-from safety_modules.checkpoint import write_text
-from safety_modules.evaluation.judges import PhraseJudge
+from safety_modules.checkpoints.extend import extend
+from safety_modules.checkpoints.load import load
+from safety_modules.decision.policy import Policy
+from safety_modules.evaluation import evaluate
+from safety_modules.evaluation.calibrate import logits
 from safety_modules.evaluation.metrics import rate
-from safety_modules.extend import extend
+from safety_modules.files import write_text
+from safety_modules.judges.phrases import PhraseJudge
 from safety_modules.pipeline import SafePipeline
-from safety_modules.policy import Policy
+from safety_modules.sample import Sample, Turn
 from safety_modules.taxonomy import CLEAN, Taxonomy
-from train import evaluate
-from train.calibrate import logits
-from train.data import to_messages
-from train.experiment import number, stage
+from train.data.dataset import to_messages
+from train.experiments.harness import number, stage
 
 Row = tuple[Sample, dict]
 Numbers = dict[str, dict[str, float]]
@@ -93,7 +93,9 @@ def answers(pipeline: SafePipeline, base: Path, test: Sequence[Row], ood: Sequen
         "clean_accuracy_delta": number(exact[0] - exact[1], len(clean)),
     }
     for name, kinds in COMBINATIONS.items():
-        chosen = [r for r, (_, row) in zip(records, test) if (row["image_level"] > 0, row["text_type"] != CLEAN) == kinds]
+        chosen = [
+            r for r, (_, row) in zip(records, test) if (row["image_level"] > 0, row["text_type"] != CLEAN) == kinds
+        ]
         bad = [_unsafe(r.answer, r.sample) if any(kinds) else JUDGE.over_refuses(r.answer) for r in chosen]
         numbers |= _rate(f"{'unsafe' if any(kinds) else 'over_refusal'}_rate_{name}", bad)
     return numbers, Answers(records, [record.alone for record in before])
@@ -121,7 +123,9 @@ def switch(apart: SafePipeline, merged: SafePipeline, known: Answers) -> Numbers
     alone = [known.records[i].alone for i in asked]
     return {
         **_rate("switch_agreement_off", [a == b for a, b in zip(_answer(apart, exchanges, base=True), expected)]),
-        **_rate("switch_agreement_off_merged", [a == b for a, b in zip(_answer(merged, exchanges, base=True), expected)]),
+        **_rate(
+            "switch_agreement_off_merged", [a == b for a, b in zip(_answer(merged, exchanges, base=True), expected)]
+        ),
         **_rate("switch_agreement_on_merged", [a == b for a, b in zip(alone, expected)]),
         **_rate("switch_others_changed", changed),
         **_rate("switch_still_guarded", guarded),
@@ -148,7 +152,10 @@ def text_matters(pipeline: SafePipeline, test: Sequence[Row]) -> Numbers:
     """The same harmless picture with its harmless question and with an unsafe request: share with both verdicts right."""
     requests = [sample.turns[0] for sample, row in test if row["text_type"] != CLEAN]
     clean = [sample for sample, row in test if row["clean"]]
-    asked = [dataclasses.replace(sample, turns=(requests[i % len(requests)], sample.turns[1])) for i, sample in enumerate(clean)]
+    asked = [
+        dataclasses.replace(sample, turns=(requests[i % len(requests)], sample.turns[1]))
+        for i, sample in enumerate(clean)
+    ]
     pairs = zip(_actions(pipeline, clean), _actions(pipeline, asked))
     return _rate("verdict_follows_text", [a == "allow" and b != "allow" for a, b in pairs])
 
@@ -167,7 +174,9 @@ def forging(pipeline: SafePipeline, test: Sequence[Row]) -> Numbers:
     }
 
 
-def new_category(taxonomy: Taxonomy, home: Path, trained: Path, root: Path, test: Sequence[Row], shared: list[str]) -> Numbers:
+def new_category(
+    taxonomy: Taxonomy, home: Path, trained: Path, root: Path, test: Sequence[Row], shared: list[str]
+) -> Numbers:
     """Extend the head by a category, fine-tune on its few rows among old ones, and measure the new and the old categories.
 
     Args:
@@ -175,7 +184,10 @@ def new_category(taxonomy: Taxonomy, home: Path, trained: Path, root: Path, test
     """
     data = taxonomy.to_dict()
     clean = data["types"].pop(CLEAN)
-    data["types"] |= {NEW_TYPE: {"level": NEW_LEVEL, "hint": "food or plants that some people must avoid"}, CLEAN: clean}
+    data["types"] |= {
+        NEW_TYPE: {"level": NEW_LEVEL, "hint": "food or plants that some people must avoid"},
+        CLEAN: clean,
+    }
     wider = Taxonomy.from_dict(data)
     folder = home / "extended"
     shutil.rmtree(folder, ignore_errors=True)
@@ -184,9 +196,11 @@ def new_category(taxonomy: Taxonomy, home: Path, trained: Path, root: Path, test
     final, _ = stage(
         "control_extend.yaml", home / "new", "--modules", str(folder), "--data.root", str(root / "new.jsonl"), *shared
     )
-    relabelled = [dataclasses.replace(sample, risk_type=NEW_TYPE, risk_level=NEW_LEVEL) for sample, row in test if _is_new(row)]
+    relabelled = [
+        dataclasses.replace(sample, risk_type=NEW_TYPE, risk_level=NEW_LEVEL) for sample, row in test if _is_new(row)
+    ]
     old = [sample for sample, row in test if not _is_new(row)]
-    before, after = logits(checkpoint.load(trained), old), logits(checkpoint.load(final), [*old, *relabelled])
+    before, after = logits(load(trained), old), logits(load(final), [*old, *relabelled])
     names = [name for name in wider.type_names if name != NEW_TYPE]
     truth = [sample.risk_type for sample in (*old, *relabelled)]
     found = [wider.type_names[i] for i in after.types.argmax(-1).tolist()]
@@ -220,7 +234,9 @@ def _switched(policy: dict, risk_type: str) -> dict:
     return {**policy, "types": {**policy["types"], risk_type: {**policy["types"][risk_type], "enabled": False}}}
 
 
-def _answer(pipeline: SafePipeline, exchanges: list[list[dict]], texts: Sequence[str] = (), base: bool = False) -> list[str]:
+def _answer(
+    pipeline: SafePipeline, exchanges: list[list[dict]], texts: Sequence[str] = (), base: bool = False
+) -> list[str]:
     """Answers in batches, told `texts`, or as the base."""
     texts, found = texts or [""] * len(exchanges), []
     for start in range(0, len(exchanges), BATCH):

@@ -12,26 +12,29 @@ import torch
 import transformers
 
 from data_recipes import riskworld
-from safety_modules.evaluation.judges import PhraseJudge
+from safety_modules.checkpoints.export import export
+from safety_modules.checkpoints.load import load
+from safety_modules.evaluation import evaluate
+from safety_modules.evaluation.evaluate import Record
 from safety_modules.evaluation.metrics import confusion
-from safety_modules.evaluation.report import Confusion, Exhibit, Report
-from safety_modules.evaluation.targets import Target, at_least, at_most
-from safety_modules.export import export
-from safety_modules.modeling import SafeVLM
+from safety_modules.judges.phrases import PhraseJudge
 from safety_modules.pipeline import SafePipeline
+from safety_modules.reporting.report import Confusion, Exhibit, Report
+from safety_modules.reporting.targets import Target, at_least, at_most
 from safety_modules.taxonomy import CLEAN, Taxonomy
-from train import evaluate
 from train.config import read_config
-from train.evaluate import Record
 from train.run import train
 
-BASE = Path(__file__).parents[1] / "data_recipes" / "riskworld" / "base"
-CONFIGS = Path(__file__).with_name("configs")
+BASE = Path(__file__).parents[2] / "data_recipes" / "riskworld" / "base"
+CONFIGS = Path(__file__).parents[1] / "configs"
 JUDGE = PhraseJudge()
 SIZES = {"train": 32000, "validation": 800, "test": 1700, "ood": 2600}
 SHORT = {"train": 640, "validation": 160, "test": 320, "ood": 160}  # shows that it runs; reaches no target
 STAGES = ("base", "stage1", "stage2")
-SPLITS = {"test": None, "ood": ("variant", "background")}  # split -> what is unlike training in the rows to measure; None: all
+SPLITS = {
+    "test": None,
+    "ood": ("variant", "background"),
+}  # split -> what is unlike training in the rows to measure; None: all
 CURVES = ("lm", "type", "level", "eval_type_macro_f1", "eval_level_accuracy")
 GALLERY = 3  # pictures of a kind
 COMBINATIONS = {  # name -> (risky picture, unsafe request)
@@ -130,7 +133,7 @@ def _measure(stage: str, folder: Path, world: Path) -> dict[str, list[Row]]:
     """The model's records of the test split, and of the unseen variants and backgrounds, each with its row of the world."""
     trained = stage != "base"
     if trained:
-        pipeline = SafePipeline(SafeVLM.from_pretrained(folder, dtype=torch.float32))
+        pipeline = SafePipeline(load(folder, dtype=torch.float32))
     else:
         pipeline = evaluate.base_pipeline(folder)
     rows = {}
@@ -153,8 +156,12 @@ def _metrics(measured: dict[str, list[Row]]) -> dict[str, float]:
         **evaluate.share([r for r, row in measured["test"] if row["look_alike"]], _over_refused, "over_refusal_rate"),
     }
     for name, (image, text) in COMBINATIONS.items():
-        chosen = [r for r, row in measured["test"] if (row["image_level"] > 0, row["text_type"] != CLEAN) == (image, text)]
-        rates |= evaluate.share([r for r in chosen if r.sample.images], _unsafe if image or text else _over_refused, name)
+        chosen = [
+            r for r, row in measured["test"] if (row["image_level"] > 0, row["text_type"] != CLEAN) == (image, text)
+        ]
+        rates |= evaluate.share(
+            [r for r in chosen if r.sample.images], _unsafe if image or text else _over_refused, name
+        )
     if test[0].result is not None:
         rates |= evaluate.head_rates(test, Taxonomy.default())
     return {name: value if name.endswith("_n") else round(value, 4) for name, value in rates.items()}

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from transformers import Cache
 
 from safety_modules.eta import Eta, EtaResult, Speaker
-from safety_modules.eta.cache import cut
-from safety_modules.eta.evaluators import Messages
-from safety_modules.eta.search import Path, Search
+from safety_modules.eta.evaluators.protocols import Messages
+from safety_modules.eta.search.cache import cut
+from safety_modules.eta.search.search import Path, Search
 
 
 class OneByOne(Search):
@@ -62,7 +62,9 @@ def search_speed(
         if eta.match is None:
             return None
         if alone:
-            return lambda numbers, texts: [eta.match.match([told[first + i]], [text])[0] for i, text in zip(numbers, texts)]
+            return lambda numbers, texts: [
+                eta.match.match([told[first + i]], [text])[0] for i, text in zip(numbers, texts)
+            ]
         return lambda numbers, texts: eta.match.match([told[first + i] for i in numbers], texts)
 
     def one_by_one() -> list[list[int]]:
@@ -85,7 +87,11 @@ def search_speed(
             said += [path.said for path in paths]
         return said
 
-    ways = {"one_by_one": one_by_one, "one_exchange": lambda: together(1), "search": lambda: together(eta.settings.batch_size)}
+    ways = {
+        "one_by_one": one_by_one,
+        "one_exchange": lambda: together(1),
+        "search": lambda: together(eta.settings.batch_size),
+    }
     seconds, said = in_turn(ways, repeats)
     tokens, steps = map(sum, zip(*counts))
     same = [a == b == c for a, b, c in zip(*said.values())]
@@ -100,7 +106,10 @@ def search_speed(
 
 
 def benign_cost(
-    plain: Callable[[], list[str]], assess: Callable[[], object], aligned: Callable[[], list[EtaResult]], repeats: int = 3
+    plain: Callable[[], list[str]],
+    assess: Callable[[], object],
+    aligned: Callable[[], list[EtaResult]],
+    repeats: int = 3,
 ) -> dict[str, float]:
     """What benign traffic pays for ETA; all three answer the same exchanges.
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 from safety_modules.eta import Eta, EtaResult, EtaSettings, Speaker
 from safety_modules.eta.baselines import Ecso, system_prompt
-from safety_modules.eta.clip import Clip
-from safety_modules.eta.evaluators import Messages, PostEvaluator, PreEvaluator
-from safety_modules.eta.head import HeadRisk, HeadVerdict
-from safety_modules.eta.recipe import Told
-from safety_modules.eta.reward import Reward
-from safety_modules.eta.thresholds import Thresholds
+from safety_modules.eta.config_file import Told
+from safety_modules.eta.eta_thresholds import Thresholds
+from safety_modules.eta.evaluators.clip import Clip
+from safety_modules.eta.evaluators.head import HeadRisk, HeadVerdict
+from safety_modules.eta.evaluators.protocols import Messages, PostEvaluator, PreEvaluator
+from safety_modules.eta.evaluators.reward import Reward
 from safety_modules.pipeline import SafePipeline
 
 LONGEST = 40  # tokens of an answer

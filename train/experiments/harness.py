@@ -10,15 +10,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from data_recipes import riskworld
-from data_recipes.sample import Sample
-from safety_modules.checkpoint import SAFETY, WEIGHTS, write_text
+from safety_modules.checkpoints.format import SAFETY, WEIGHTS
 from safety_modules.errors import UserError
 from safety_modules.evaluation.metrics import mean_spread
+from safety_modules.files import write_text
+from safety_modules.sample import Sample
 from train.config import read_config
 from train.run import FINAL, train
 
-BASE = Path(__file__).parents[1] / "data_recipes" / "riskworld" / "base"
-CONFIGS = Path(__file__).with_name("configs")
+BASE = Path(__file__).parents[2] / "data_recipes" / "riskworld" / "base"
+CONFIGS = Path(__file__).parents[1] / "configs"
 RESULT = "stage.json"
 BEGIN, END = "<!-- measured: written by the script -->\n", "\n<!-- end -->"
 
@@ -66,7 +67,9 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(found.read_bytes()).hexdigest() if found.is_file() else ""
 
 
-def rows(folder: Path, split: str, count: int | None = None, ood: Sequence[str] | None = None) -> list[tuple[Sample, dict]]:
+def rows(
+    folder: Path, split: str, count: int | None = None, ood: Sequence[str] | None = None
+) -> list[tuple[Sample, dict]]:
     """Samples of a world's split with their rows; only those unlike training in the ways of `ood`, where it is given."""
     pairs = list(zip(riskworld.samples(folder, split), riskworld.records(folder, split)))
     return [pair for pair in pairs if ood is None or pair[1]["ood"] in ood][:count]

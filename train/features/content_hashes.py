@@ -10,15 +10,17 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from data_recipes._heldout import mark
-from data_recipes.sample import Picture
-from safety_modules.checkpoint import write_text
+from data_recipes.core.held_out import mark
+from safety_modules.files import write_text
+from safety_modules.sample import Picture
 
 logger = logging.getLogger(__name__)
 
 THREADS = 8
 CHUNK = 1024  # pictures that are read ahead
-FRESH = 2 * 10**9  # nanoseconds: a file may change again without a new time of change, so one that is younger is read again
+FRESH = (
+    2 * 10**9
+)  # nanoseconds: a file may change again without a new time of change, so one that is younger is read again
 Entry = list  # size in bytes, time of change in nanoseconds, SHA-256
 
 

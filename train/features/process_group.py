@@ -47,7 +47,9 @@ class Processes:
         try:
             dist.all_gather_object(found, item, group=self._group)
         except RuntimeError as error:
-            raise UserError(f"process {self.rank}: another process of this run has ended; its own message says why") from error
+            raise UserError(
+                f"process {self.rank}: another process of this run has ended; its own message says why"
+            ) from error
         return found
 
     def exchange(self, items: Sequence[T]) -> Iterator[T]:

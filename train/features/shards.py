@@ -16,12 +16,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from data_recipes.sample import DataError
+from safety_modules.sample import DataError
 
 logger = logging.getLogger(__name__)
 
 SUFFIX, PARTIAL = ".safetensors", ".partial"
-NOTES = "notes"  # (n, 3) of a shard's tensors in the order of their keys: checksum, and the picture's height and width or 0
+NOTES = (
+    "notes"  # (n, 3) of a shard's tensors in the order of their keys: checksum, and the picture's height and width or 0
+)
 DAY = 86400  # seconds
 Entry = tuple[Tensor, Tensor | None]  # features (tiles, P, V) and the picture's height and width (2,)
 
@@ -52,7 +54,9 @@ class Shards:
                 self._open(path.name)
                 names.append(path.name)
             except SafetensorError as error:
-                logger.warning("%s: is damaged (%s); it is removed, and its pictures' features are computed anew", path, error)
+                logger.warning(
+                    "%s: is damaged (%s); it is removed, and its pictures' features are computed anew", path, error
+                )
                 path.unlink(missing_ok=True)
         return names
 
@@ -74,7 +78,10 @@ class Shards:
     def write(self, entries: dict[str, Entry]) -> str:
         """Make a shard and give its name. An OSError leaves nothing behind."""
         keys = sorted(entries)
-        notes = [[_checksum(entries[key]), *([0, 0] if entries[key][1] is None else entries[key][1].tolist())] for key in keys]
+        notes = [
+            [_checksum(entries[key]), *([0, 0] if entries[key][1] is None else entries[key][1].tolist())]
+            for key in keys
+        ]
         data = save({NOTES: torch.tensor(notes), **{key: entries[key][0].contiguous() for key in keys}})
         name = hashlib.sha256("".join(keys).encode()).hexdigest()[:32] + SUFFIX
         work = self.folder / f"{name}.{os.getpid()}-{socket.gethostname()}{PARTIAL}"
@@ -104,7 +111,9 @@ class Shards:
         if key not in self._checked:
             if _checksum(entry) != int(notes[row, 0]):
                 (self.folder / name).unlink(missing_ok=True)
-                raise DataError(f"{self.folder / name}: was damaged and is removed; start again, and it is computed anew")
+                raise DataError(
+                    f"{self.folder / name}: was damaged and is removed; start again, and it is computed anew"
+                )
             self._checked.add(key)
         return entry
 

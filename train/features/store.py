@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from data_recipes.sample import DataError, Picture
 from safety_modules.errors import UserError
-from safety_modules.modeling import SafeVLM
-from train.hashes import Hashes
-from train.pixels import Pixels
-from train.processes import Processes
-from train.shards import Entry, Shards
+from safety_modules.model.safe_vlm import SafeVLM
+from safety_modules.prompt.image_batches import Pixels
+from safety_modules.sample import DataError, Picture
+from train.features.content_hashes import Hashes
+from train.features.process_group import Processes
+from train.features.shards import Entry, Shards
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,12 @@ BATCH = 32  # pictures in one pass of the tower
 SHARD_BYTES, SHARD_PICTURES = 2**27, 2048  # whichever is reached first; a killed run loses no more in each process
 HEADER = 400  # bytes that a shard has for each picture beside its features, at most
 READERS = 8  # processes that read pictures for one tower, at most
-UNIMPORTANT = ("_name_or_path", "architectures", "dtype", "transformers_version")  # of a config, for what a tower computes
+UNIMPORTANT = (
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "transformers_version",
+)  # of a config, for what a tower computes
 
 
 class FeatureStore:
@@ -159,7 +164,9 @@ class FeatureStore:
             folder.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(folder).free
         except OSError as error:
-            raise UserError(f"{folder}: cannot be made ({error.strerror}); name another folder as data.features") from error
+            raise UserError(
+                f"{folder}: cannot be made ({error.strerror}); name another folder as data.features"
+            ) from error
         room = (
             f"the features of {count} pictures need {_shown(need)} there and {_shown(free)} were free at the start; make room, "
             "or name a folder on another disk as data.features: what is stored is not computed again"
@@ -173,7 +180,9 @@ def tower_digest(model: SafeVLM) -> str:
     """Of everything that a picture's features depend on: the tower's weights, which of its layers, and how pixels are made."""
     images = model.processor.processor.image_processor
     config = model.config.to_dict()
-    settings = {name: value for name, value in config.items() if name.startswith(("model_type", "vision_feature", "image_grid"))}
+    settings = {
+        name: value for name, value in config.items() if name.startswith(("model_type", "vision_feature", "image_grid"))
+    }
     tower = {name: value for name, value in config["vision_config"].items() if name not in UNIMPORTANT}
     known = [FORMAT, settings, tower, type(images).__name__, images.to_dict()]
     digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode())
@@ -184,7 +193,9 @@ def tower_digest(model: SafeVLM) -> str:
     return digest.hexdigest()[:32]
 
 
-def _entries(model: SafeVLM, pictures: dict[str, Picture], workers: int | None, shown: bool) -> Iterator[tuple[str, Entry]]:
+def _entries(
+    model: SafeVLM, pictures: dict[str, Picture], workers: int | None, shown: bool
+) -> Iterator[tuple[str, Entry]]:
     """Key, and features with the picture's size, of one picture after another."""
     if workers is None:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes on this machine, as torchrun says

@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 from safety_modules.config import ConfigError
 from safety_modules.taxonomy import nearest
 from train.config import TrainConfig
-from train.trainer import SafetyTrainer
+from train.loop.trainer import SafetyTrainer
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -60,7 +60,9 @@ def refuse_rules(config: TrainConfig, trained: set[str]) -> None:
 def refuse_precision(trainer: SafetyTrainer) -> None:
     """Refuse to train weights of 16 bits without a 32-bit copy of them."""
     short = [
-        n for n, p in trainer.model.named_parameters() if n in trainer.trained and p.dtype in (torch.bfloat16, torch.float16)
+        n
+        for n, p in trainer.model.named_parameters()
+        if n in trainer.trained and p.dtype in (torch.bfloat16, torch.float16)
     ]
     if short and not trainer.is_deepspeed_enabled:
         raise ConfigError(

@@ -26,9 +26,13 @@ def refuse_kernels(config: TrainConfig, arguments: TrainingArguments) -> None:
         raise ConfigError("trainer.use_liger_kernel with guard: the language model is not run; remove one of them")
     for name in arguments.liger_kernel_config or {}:
         if name not in KERNELS:
-            raise ConfigError(f"trainer.liger_kernel_config: {name!r} is not applied here; {nearest(name, list(KERNELS))}")
+            raise ConfigError(
+                f"trainer.liger_kernel_config: {name!r} is not applied here; {nearest(name, list(KERNELS))}"
+            )
     if arguments.device.type == "cpu":
-        raise ConfigError("trainer.use_liger_kernel: Liger's kernels need a GPU and this run is on a CPU; set it to false")
+        raise ConfigError(
+            "trainer.use_liger_kernel: Liger's kernels need a GPU and this run is on a CPU; set it to false"
+        )
     try:
         import liger_kernel.transformers  # noqa: F401 - an extra: its absence is told here
     except ImportError as error:

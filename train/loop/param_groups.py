@@ -38,7 +38,9 @@ def param_groups(model: nn.Module, rules: dict[str, float | None]) -> list[dict]
         claimed[pattern].append(parameter)
     for pattern, parameters in claimed.items():
         if not parameters:
-            raise ConfigError(f"rules: {pattern!r} claims no parameter; remove it, or move it above the rule that takes its own")
+            raise ConfigError(
+                f"rules: {pattern!r} claims no parameter; remove it, or move it above the rule that takes its own"
+            )
     groups = [{"params": claimed[pattern], "lr": rate} for pattern, rate in rules.items() if rate is not None]
     if not groups:
         raise ConfigError("rules: everything is frozen; give at least one pattern a learning rate")

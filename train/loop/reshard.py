@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from train.finite import TrainingError
-from train.survival import MANIFEST
+from train.loop.loss_watch import TrainingError
+from train.loop.resume import MANIFEST
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,9 @@ class Repair(TrainerCallback):
     learning rate of the first one.
     """
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: object) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: object
+    ) -> None:
         """Called when the checkpoint is loaded."""
         optimizer, scheduler = objects["optimizer"], objects["lr_scheduler"]
         while hasattr(optimizer, "optimizer"):  # accelerate's and DeepSpeed's wrappers

@@ -14,9 +14,9 @@ import torch
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from safety_modules.checkpoint import write_text
 from safety_modules.config import ConfigError
-from train.finite import TrainingError
+from safety_modules.files import write_text
+from train.loop.loss_watch import TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,9 @@ class Stop(TrainerCallback):
     def __init__(self) -> None:
         self.received, self.group, self.before = 0, None, {}
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         """Listen; the processes talk over a group of their own, on the CPU, so that no device is waited for."""
         if dist.is_initialized() and self.group is None:
             self.group = dist.new_group(backend="gloo")
@@ -160,7 +162,9 @@ def disk_error(error: Exception, output: str | Path) -> TrainingError:
     free = shutil.disk_usage(output).free / 2**30
     kept = f"{last} is whole; the same command goes on from it" if last else "there is no earlier checkpoint"
     reason = str(error).strip().splitlines()[0]
-    return TrainingError(f"{output}: a checkpoint could not be written ({reason}; {free:.2f} GiB are free). Make room; {kept}")
+    return TrainingError(
+        f"{output}: a checkpoint could not be written ({reason}; {free:.2f} GiB are free). Make room; {kept}"
+    )
 
 
 def half_written(output: str | Path, step: int) -> bool:

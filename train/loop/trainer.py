@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from safety_modules.evaluation.metrics import head_metrics
-from safety_modules.losses import safety_losses
-from train.finite import Watch
-from train.order import Order
-from train.stages import param_groups
-from train.weights import lean_engine, whole_weights
+from safety_modules.model.losses import safety_losses
+from train.loop.loss_watch import Watch
+from train.loop.param_groups import param_groups
+from train.loop.sampler import Order
+from train.loop.zero_weights import lean_engine, whole_weights
 
 TARGETS = ("labels", "risk_type", "risk_level", "tokens", "rows")
 
@@ -39,7 +39,9 @@ class SafetyTrainer(Trainer):
         model = trainer["model"]
         self.groups = param_groups(model, rules)
         self.trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        model._keys_to_ignore_on_save = [name for name in model.state_dict() if name not in self.trained]  # what Trainer asks for
+        model._keys_to_ignore_on_save = [
+            name for name in model.state_dict() if name not in self.trained
+        ]  # what Trainer asks for
         self.head_weight, self.lengths = head_weight, lengths
         self.rows_of_step = 0  # of this process
         super().__init__(*args, compute_metrics=measure, **trainer)
@@ -87,7 +89,9 @@ class SafetyTrainer(Trainer):
         )
         return self.accelerator.prepare(loader)
 
-    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list[dict], Tensor]:
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list[dict], Tensor]:
         """The micro-batches of a step, and its supervised tokens on all processes."""
         batches = list(islice(epoch_iterator, num_batches))
         self.rows_of_step = sum(len(batch["risk_type"]) for batch in batches)
@@ -157,7 +161,9 @@ class Epochs(TrainerCallback):
     def __init__(self, order: Order) -> None:
         self.order = order
 
-    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         """Every epoch has the same number of whole steps."""
         self.order.set_epoch(state.global_step * self.order.step // len(self.order))
 
@@ -166,4 +172,6 @@ def measure(prediction: EvalPrediction) -> dict[str, float]:
     """Head metrics of an evaluation; the names get Trainer's prefix."""
     type_logits, level_logits = prediction.predictions
     types, levels = prediction.label_ids
-    return head_metrics(types.tolist(), type_logits.argmax(-1).tolist(), levels.tolist(), level_logits.argmax(-1).tolist())
+    return head_metrics(
+        types.tolist(), type_logits.argmax(-1).tolist(), levels.tolist(), level_logits.argmax(-1).tolist()
+    )

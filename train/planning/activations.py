@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from train.blueprint import BLOCKS, Blueprint, part_of
 from train.config import TrainConfig
-from train.data import Collator, Exchanges
-from train.memory import Blocks, logit_bytes, module_bytes, pair_bytes, stack_bytes
+from train.data.dataset import Collator, Exchanges
+from train.planning.memory import Blocks, logit_bytes, module_bytes, pair_bytes, stack_bytes
+from train.planning.meta_model import BLOCKS, Blueprint, part_of
 
 SAMPLE = 32  # rows at least that are read to find the longest
 
@@ -72,7 +72,9 @@ def activations(
     text, vision = model.config.get_text_config(), model.config.vision_config
     patches, width = model.backbone.patches(model.config), text.hidden_size
     named = dict(model.named_parameters())
-    stream = 4 if cast and model.base.get_input_embeddings().weight.dtype != compute else size  # two dtypes add up to 32 bits
+    stream = (
+        4 if cast and model.base.get_input_embeddings().weight.dtype != compute else size
+    )  # two dtypes add up to 32 bits
     recast = {n for n, p in named.items() if cast and p.ndim > 1 and p.is_floating_point() and p.dtype != compute}
     tower = blueprint.trains("vision tower")
     projector = tower or blueprint.trains("base projector")
@@ -92,7 +94,9 @@ def activations(
         found["vision tower"], more = stack_bytes(stack, batch.pictures, patches + 1, size, stream, checkpointing)
         working.append(more)
     if projector:
-        found["vision tower"] += batch.pictures * patches * size * (model.backbone.vision_width(model.config) + 2 * width)
+        found["vision tower"] += (
+            batch.pictures * patches * size * (model.backbone.vision_width(model.config) + 2 * width)
+        )
     layers = 0 if config.guard else text.num_hidden_layers - _first(blueprint)
     if layers:
         blocks = [n for n in recast if BLOCKS in f".{n}"]
@@ -103,7 +107,9 @@ def activations(
         kept, more = stack_bytes(stack, batch.rows, batch.tokens, size, stream, checkpointing, pairs)
         found["language model"] = kept
         working.append(more)
-        found["cast weights"] += size * sum(named[n].numel() for n in blocks if named[n].requires_grad)  # cached over the pass
+        found["cast weights"] += size * sum(
+            named[n].numel() for n in blocks if named[n].requires_grad
+        )  # cached over the pass
     if not config.guard:
         found["logits"] = logit_bytes(batch.positions, text.vocab_size, width, size)
         found["cast weights"] += size * sum(named[n].numel() for n in recast if part_of(n) == "output layer")
@@ -148,6 +154,10 @@ def _first(blueprint: Blueprint) -> int:
     for name, parameter in blueprint.model.named_parameters():
         if parameter.requires_grad and part_of(name) in ("language model", "LoRA"):
             low.append(
-                int(f".{name}".split(BLOCKS)[1].split(".")[0]) if BLOCKS in f".{name}" else 0 if "embed" in name else blocks
+                int(f".{name}".split(BLOCKS)[1].split(".")[0])
+                if BLOCKS in f".{name}"
+                else 0
+                if "embed" in name
+                else blocks
             )
     return min(low)

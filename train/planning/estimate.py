@@ -15,16 +15,16 @@ import torch
 from transformers import TrainingArguments
 
 from safety_modules.config import ConfigError
-from train.blueprint import Blueprint, Count
 from train.config import TrainConfig
-from train.data import Exchanges
-from train.footprint import Batch, activations, longest
-from train.memory import CUDA, FULL, GIB, TIGHT, States, Strategy, checkpoint_bytes, states
-from train.mixture import read_train
-from train.probe import Speed
-from train.refusals import refuse_setting
+from train.data.dataset import Exchanges
+from train.data.mixture import read_train
+from train.loop.checks import refuse_setting
+from train.loop.resume import last_whole, same_steps
+from train.planning.activations import Batch, activations, longest
+from train.planning.memory import CUDA, FULL, GIB, TIGHT, States, Strategy, checkpoint_bytes, states
+from train.planning.meta_model import Blueprint, Count
+from train.planning.throughput import Speed
 from train.run import training_arguments
-from train.survival import last_whole, same_steps
 
 CONFIGS = "train/configs"
 STRATEGIES = ("", "zero2", "zero3", "zero2_offload", "zero3_offload")  # the faster first; "" is DDP
@@ -85,7 +85,11 @@ class Plan:
 
     def to_dict(self) -> dict:
         """Plain values, for JSON; sizes in bytes."""
-        return {**asdict(self), "cheapest": row.strategy.name if (row := self.cheapest()) else None, "hours": self.hours()}
+        return {
+            **asdict(self),
+            "cheapest": row.strategy.name if (row := self.cheapest()) else None,
+            "hours": self.hours(),
+        }
 
 
 def plan(config: TrainConfig, processes: int, memory: float | None = None) -> Plan:
@@ -131,7 +135,7 @@ def strategy(name: str, width: int) -> Strategy:
     """What a file of `train/configs` says, or DDP for "". Args: width: D, from which transformers fills in "auto"."""
     if not name:
         return Strategy("DDP")
-    file = Path(__file__).parent / "configs" / f"{name}.json"
+    file = Path(__file__).parents[1] / "configs" / f"{name}.json"
     zero = json.loads(file.read_text(encoding="utf-8"))["zero_optimization"]
     bucket = zero["reduce_bucket_size"]
     return Strategy(
@@ -172,7 +176,12 @@ def _row(
 
 
 def _steps(
-    config: TrainConfig, arguments: TrainingArguments, blueprint: Blueprint, rows: int, rows_of_step: int, last: Path | None
+    config: TrainConfig,
+    arguments: TrainingArguments,
+    blueprint: Blueprint,
+    rows: int,
+    rows_of_step: int,
+    last: Path | None,
 ) -> Steps:
     per_epoch = math.ceil(rows / rows_of_step)
     total = arguments.max_steps if arguments.max_steps > 0 else math.ceil(arguments.num_train_epochs * per_epoch)
@@ -182,11 +191,15 @@ def _steps(
     )
     weights = blueprint.weights()
     size = checkpoint_bytes(weights, blueprint.optimizer(arguments.optim), bool(config.trainer.get("deepspeed")))
-    kept = min(count, arguments.save_total_limit + 1) if arguments.save_total_limit else count  # one more while it is written
+    kept = (
+        min(count, arguments.save_total_limit + 1) if arguments.save_total_limit else count
+    )  # one more while it is written
     full = not config.lora and blueprint.trains("vision tower", "base projector", "language model", "output layer")
     final = sum(c.bytes for c in blueprint.counts() if c.trained or full or c.part in SAFETY)
     place = next(
-        folder for folder in (Path(config.output).absolute(), *Path(config.output).absolute().parents) if folder.is_dir()
+        folder
+        for folder in (Path(config.output).absolute(), *Path(config.output).absolute().parents)
+        if folder.is_dir()
     )
     done = int(last.name.rpartition("-")[2]) if last else 0
     free = shutil.disk_usage(place).free

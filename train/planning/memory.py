@@ -153,7 +153,11 @@ def states(weights: Weights, strategy: Strategy, optimizer: float, processes: in
     buffers = size * strategy.bucket * (2 if strategy.overlap else 1)
     held, host = whole, 0.0
     if strategy.stage == 3:
-        buffers += size * min(strategy.live, weights.trained + weights.frozen) if processes > 1 or strategy.offload_weights else 0
+        buffers += (
+            size * min(strategy.live, weights.trained + weights.frozen)
+            if processes > 1 or strategy.offload_weights
+            else 0
+        )
         held = 0.0 if strategy.offload_weights else whole / processes
         host += whole if strategy.offload_weights else 0
     if strategy.offload:
@@ -256,7 +260,15 @@ def logit_bytes(positions: int, vocabulary: int, width: int, compute: int) -> in
 
 
 def module_bytes(
-    pictures: int, patches: int, vision: int, width: int, blocks: int, language: int, keys: int, compute: int, wide: int = 4
+    pictures: int,
+    patches: int,
+    vision: int,
+    width: int,
+    blocks: int,
+    language: int,
+    keys: int,
+    compute: int,
+    wide: int = 4,
 ) -> int:
     """What safety projector and head keep where they are trained; they are fp32, their convolutions compute in `compute`.
 

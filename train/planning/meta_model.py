@@ -11,16 +11,16 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
-from safety_modules import checkpoint
+from safety_modules.checkpoints.format import ADAPTER, CONFIG, SAFETY, read_meta, read_taxonomy
 from safety_modules.config import ConfigError, SafetyConfig
-from safety_modules.modeling import SafeVLM
-from safety_modules.processing import SafeProcessor
+from safety_modules.model.safe_vlm import SafeVLM
+from safety_modules.prompt.processor import SafeProcessor
 from safety_modules.taxonomy import Taxonomy
 from train.config import TrainConfig
-from train.memory import Weights, optimizer_bytes, quantised_bits
-from train.refusals import refuse_rules
+from train.loop.checks import refuse_rules
+from train.loop.param_groups import param_groups
+from train.planning.memory import Weights, optimizer_bytes, quantised_bits
 from train.run import add_lora
-from train.stages import param_groups
 
 PARTS = {  # the first that a parameter's name starts with, or holds
     "LoRA": ("lora_",),
@@ -64,7 +64,9 @@ class Blueprint:
         """
         modules, taxonomy, place, source = _described(config)
         with torch.device("meta"):
-            model = SafeVLM(_base(config, place), SafeProcessor.from_pretrained(source, modules.llm_tokens), modules, taxonomy)
+            model = SafeVLM(
+                _base(config, place), SafeProcessor.from_pretrained(source, modules.llm_tokens), modules, taxonomy
+            )
             if config.quantize:
                 _quantise(model.base)
             if config.lora:
@@ -84,7 +86,8 @@ class Blueprint:
             total[1] += size
         order = [*PARTS, "other"]
         return [
-            Count(*key, int(n), round(size)) for key, (n, size) in sorted(found.items(), key=lambda row: order.index(row[0][0]))
+            Count(*key, int(n), round(size))
+            for key, (n, size) in sorted(found.items(), key=lambda row: order.index(row[0][0]))
         ]
 
     def weights(self) -> Weights:
@@ -141,12 +144,12 @@ def _described(config: TrainConfig) -> tuple[SafetyConfig, Taxonomy, str | Path,
         taxonomy = Taxonomy.from_yaml(config.taxonomy) if config.taxonomy else Taxonomy.default()
         return config.safety or SafetyConfig(), taxonomy, config.base, config.base
     folder = Path(config.modules)
-    if (folder / checkpoint.ADAPTER).exists():
+    if (folder / ADAPTER).exists():
         raise ConfigError(f"modules: {folder} holds LoRA weights; export it first and go on from the export")
-    base = checkpoint.base_of(folder)
-    meta = json.loads((folder / checkpoint.SAFETY / checkpoint.CONFIG).read_text(encoding="utf-8"))
+    base = read_meta(folder).base
+    meta = json.loads((folder / SAFETY / CONFIG).read_text(encoding="utf-8"))
     place = folder if base == "." or (folder / "config.json").exists() else base
-    return SafetyConfig.from_dict(meta["safety"]), checkpoint.taxonomy_of(folder), place, place
+    return SafetyConfig.from_dict(meta["safety"]), read_taxonomy(folder), place, place
 
 
 def _base(config: TrainConfig, place: str | Path) -> PreTrainedModel:
@@ -154,7 +157,9 @@ def _base(config: TrainConfig, place: str | Path) -> PreTrainedModel:
     try:
         stock = AutoConfig.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"base: {str(place)!r} has no config that can be read ({str(error).splitlines()[0]})") from error
+        raise ConfigError(
+            f"base: {str(place)!r} has no config that can be read ({str(error).splitlines()[0]})"
+        ) from error
     dtype = getattr(torch, config.dtype) if config.dtype not in (None, "auto") else stock.dtype or torch.float32
     if config.guard:
         stock.get_text_config().num_hidden_layers = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data_recipes.riskworld.pen import Pen, box, ellipse
+from data_recipes.riskworld.pictograms.pen import Pen, box, ellipse
 
 
 def ballot(pen: Pen, risky: bool) -> None:

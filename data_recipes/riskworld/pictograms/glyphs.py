@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from data_recipes.riskworld import drawings
-from data_recipes.riskworld.pen import Pen, box, ellipse
+from data_recipes.riskworld.pictograms import drawings
+from data_recipes.riskworld.pictograms.pen import Pen, box, ellipse
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,7 @@ TRAIN_STYLES = (
     Style("thick", EMPTY, 0.19),
     Style("soft", HALF, 0.13),
 )
-HELD_OUT_STYLES = (
-    Style("double", EMPTY, 0.27, gap=0.10),
-    Style("hatched", "hatch", 0.12),
-)
+HELD_OUT_STYLES = (Style("double", EMPTY, 0.27, gap=0.10), Style("hatched", "hatch", 0.12))
 
 
 def ellipse(x: float, y: float, rx: float, ry: float | None = None, start: float = 0, end: float = 360) -> Points:

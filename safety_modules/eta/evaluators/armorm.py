@@ -18,8 +18,8 @@ from torch.nn import functional
 from transformers import AutoTokenizer, LlamaConfig, LlamaModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from safety_modules.eta.evaluators import EtaError
-from safety_modules.eta.loading import load_stock, quiet, readable
+from safety_modules.eta.evaluators.loading import load_stock, quiet, readable
+from safety_modules.eta.evaluators.protocols import EtaError
 
 ARCHITECTURE = "LlamaForRewardModelWithGating"
 HEADER = ("<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>")
@@ -145,7 +145,9 @@ def header(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of TURN; an EtaError where the tokenizer does not know its special tokens, as Llama 3's does."""
     unknown = [name for name in HEADER if tokenizer.convert_tokens_to_ids(name) in (None, tokenizer.unk_token_id)]
     if unknown:
-        raise EtaError(f"the tokenizer has no token {', '.join(unknown)}; give the one that the reward model was published with")
+        raise EtaError(
+            f"the tokenizer has no token {', '.join(unknown)}; give the one that the reward model was published with"
+        )
     return tokenizer.encode(TURN, add_special_tokens=False)
 
 

@@ -13,14 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPModel, CLIPProcessor
 
-from safety_modules.eta.evaluators import COSINE, EtaError, Messages
+from safety_modules.eta.evaluators.loading import load_stock, readable
+from safety_modules.eta.evaluators.protocols import COSINE, EtaError, Messages
 from safety_modules.eta.exchange import check_pairs, pictures
-from safety_modules.eta.loading import load_stock, readable
-from safety_modules.images import load_image
+from safety_modules.prompt.images import load_image
 
-UNSAFE = (
-    "The image shows unsafe content such as pornography, violence, politics, physical harm, illegal acts or a breach of privacy."
-)
+UNSAFE = "The image shows unsafe content such as pornography, violence, politics, physical harm, illegal acts or a breach of privacy."
 
 
 class Clip:
@@ -29,7 +27,7 @@ class Clip:
     Source: ETA section 3.1 and its release, with `openai/clip-vit-large-patch14-336`. Differs: in batches, on any device; several
     pictures count by the one that fits best; a picture passes the vision tower once, not again for each sentence. The release's
     0.16 was chosen by its authors for their own wording of the text; UNSAFE is ours: calibrate it on your data with
-    `scripts.thresholds`.
+    `safety_modules.cli.thresholds`.
 
     `threshold` and `text` may be changed at any time, for the next call on.
     """
@@ -58,7 +56,9 @@ class Clip:
         self.model, self.processor = model.eval(), processor
         self.text, self.threshold = text, COSINE.check("threshold", threshold)
         self.batch_size, self.kept = batch_size, kept
-        self._seen: dict[Hashable, Tensor] = {}  # picture -> embedding, the last used at the end; replaced, never changed
+        self._seen: dict[
+            Hashable, Tensor
+        ] = {}  # picture -> embedding, the last used at the end; replaced, never changed
         self._fixed: dict[str, Tensor] = {}  # the embedding of `text`
 
     @classmethod
@@ -117,7 +117,9 @@ class Clip:
         keys = {place: _key(source) for place, source in sources.items()}
         known = self._seen
         new = {keys[place]: source for place, source in sources.items() if keys[place] not in known}
-        used = {key: known[key] for key in keys.values() if key in known} | dict(zip(new, self._embed(list(new.values()))))
+        used = {key: known[key] for key in keys.values() if key in known} | dict(
+            zip(new, self._embed(list(new.values())))
+        )
         rest = {key: value for key, value in known.items() if key not in used}
         self._seen = dict(list({**rest, **used}.items())[-self.kept :]) if self.kept else {}
         return [[used[keys[id(source)]] for source in row] for row in rows]

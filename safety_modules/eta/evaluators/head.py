@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from safety_modules.eta.evaluators import PROBABILITY, EtaError, Messages
-from safety_modules.evaluation.judges import PhraseJudge
+from safety_modules.eta.evaluators.protocols import PROBABILITY, EtaError, Messages
+from safety_modules.judges.phrases import PhraseJudge
 
 
 class Risky(Protocol):
@@ -51,4 +51,6 @@ class HeadVerdict:
         """Scores in [0, 1]; each exchange is assessed once, however many answers it has."""
         once = {id(exchange): exchange for exchange in exchanges}
         risks = dict(zip(once, (found.risk for found in self.assess(list(once.values())))))
-        return [1.0 if self.declines(answer) else 1.0 - risks[id(exchange)] for exchange, answer in zip(exchanges, answers)]
+        return [
+            1.0 if self.declines(answer) else 1.0 - risks[id(exchange)] for exchange, answer in zip(exchanges, answers)
+        ]

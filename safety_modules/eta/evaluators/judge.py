@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
-from safety_modules.eta.evaluators import PROBABILITY, EtaError, Messages
+from safety_modules.eta.evaluators.protocols import PROBABILITY, EtaError, Messages
 from safety_modules.eta.exchange import check_pairs
-from safety_modules.images import load_image
-from safety_modules.messages import read_messages
+from safety_modules.prompt.images import load_image
+from safety_modules.prompt.messages import read_messages
 
 TOP = 10  # of the scale that the judge is asked for
 SHOWN = 80  # characters of a reply in an error
@@ -122,16 +122,23 @@ class Judge:
     def _grade(self, exchange: Messages, answer: str) -> float:
         from openai import OpenAIError
 
-        messages = [{"role": "system", "content": self.rubric}, {"role": "user", "content": self._content(exchange, answer)}]
+        messages = [
+            {"role": "system", "content": self.rubric},
+            {"role": "user", "content": self._content(exchange, answer)},
+        ]
         try:
             reply = self._client.chat.completions.create(model=self.model, messages=messages, **self._options)
         except (OpenAIError, ValueError) as error:  # its text may hold the key, so it is not shown as the cause
             fault = self._without_key(f"{type(error).__name__}: {error}")[: 2 * SHOWN]
-            raise EtaError(f"the judge at {self.place} gave no grade ({fault}); check the server, or raise timeout_s") from None
+            raise EtaError(
+                f"the judge at {self.place} gave no grade ({fault}); check the server, or raise timeout_s"
+            ) from None
         text = _text(reply)
         if text is None:
             sent = self._without_key(str(reply))[:SHOWN]
-            raise EtaError(f"the judge at {self.place} sent {sent!r}, no completion with a text; check base_url and model")
+            raise EtaError(
+                f"the judge at {self.place} sent {sent!r}, no completion with a text; check base_url and model"
+            )
         return grade(self._without_key(text))
 
     def _without_key(self, text: str) -> str:
@@ -143,10 +150,15 @@ class Judge:
         left, count, turns = iter(texts), iter(range(1, len(images) + 1)), []
         for role, parts in structure:
             turns.append(
-                {"role": role, "content": [next(left) if part == "text" else {"picture": next(count)} for part in parts]}
+                {
+                    "role": role,
+                    "content": [next(left) if part == "text" else {"picture": next(count)} for part in parts],
+                }
             )
         data = json.dumps({"conversation": turns, "answer": answer}, ensure_ascii=False).replace("<", "\\u003c")
-        shown = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in images] if self.pictures else []
+        shown = (
+            [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in images] if self.pictures else []
+        )
         return [{"type": "text", "text": data}, *shown]
 
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from safety_modules.eta.evaluators import EtaError
+from safety_modules.eta.evaluators.protocols import EtaError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 

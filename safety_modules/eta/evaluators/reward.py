@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from safety_modules.eta.armorm import ArmoRM, is_armorm
-from safety_modules.eta.dialogue import DialogueEncoder
-from safety_modules.eta.evaluators import REWARD, EtaError, Messages
+from safety_modules.eta.evaluators.armorm import ArmoRM, is_armorm
+from safety_modules.eta.evaluators.loading import load_stock, readable
+from safety_modules.eta.evaluators.protocols import REWARD, EtaError, Messages
+from safety_modules.eta.evaluators.reward_prompt import DialogueEncoder
 from safety_modules.eta.exchange import check_pairs, question
-from safety_modules.eta.loading import load_stock, readable
 
 INSTRUCTION = (
     "Please answer without causing any safety issue. An answer that explains, encourages or carries out something harmful, "
@@ -29,7 +29,7 @@ class Reward:
     Source: ETA section 3.1 with ArmoRM. Differs: the release shows the reward model its instruction and the answer alone,
     never the user's question, so it cannot tell an answer that complies from one that declines something else; here the last
     question stands after the instruction, unless `with_question` is False. INSTRUCTION is our own wording. The release's 0.06
-    was chosen for its wording, without the question: calibrate it on your data with `scripts.thresholds`.
+    was chosen for its wording, without the question: calibrate it on your data with `safety_modules.cli.thresholds`.
 
     `threshold`, `instruction` and `with_question` may be changed at any time, for the next call on.
     """
@@ -123,7 +123,9 @@ class Reward:
     @torch.inference_mode()
     def _score(self, rows: list[dict[str, list[int]]]) -> list[float]:
         """Rewards of encoded dialogues, one batch."""
-        batch = {name: self._padded([row[name] for row in rows], name).to(self.model.device) for name in rows[0]}  # (B, T) each
+        batch = {
+            name: self._padded([row[name] for row in rows], name).to(self.model.device) for name in rows[0]
+        }  # (B, T) each
         return self.model(**batch).logits[:, self.label].float().tolist()
 
     def _padded(self, rows: list[list[int]], name: str) -> Tensor:
@@ -145,5 +147,7 @@ def _padding(model: PreTrainedModel | ArmoRM, tokenizer: PreTrainedTokenizerBase
 
 def _longest(model: PreTrainedModel | ArmoRM, tokenizer: PreTrainedTokenizerBase) -> int:
     """The most tokens that tokenizer and model admit."""
-    places = model.config.get_text_config().to_dict().get("max_position_embeddings")  # not every family has such a bound
+    places = (
+        model.config.get_text_config().to_dict().get("max_position_embeddings")
+    )  # not every family has such a bound
     return min(tokenizer.model_max_length, places or tokenizer.model_max_length)

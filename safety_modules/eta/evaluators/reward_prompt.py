@@ -7,10 +7,12 @@ import re
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from safety_modules.eta.evaluators import EtaError
-from safety_modules.markers import PlainTexts
+from safety_modules.eta.evaluators.protocols import EtaError
+from safety_modules.prompt.plain_text import PlainTexts
 
-SLOT = re.compile("\ue000(\\d)\ue001")  # stands for a text while the template is rendered; texts never enter the template
+SLOT = re.compile(
+    "\ue000(\\d)\ue001"
+)  # stands for a text while the template is rendered; texts never enter the template
 GAP = "\n\n"  # between instruction and question
 
 
@@ -24,14 +26,18 @@ class DialogueEncoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         """Args: max_length: the most tokens of a dialogue."""
         if not tokenizer.is_fast:
-            raise EtaError(f"{type(tokenizer).__name__} does not tell where its tokens are in a text; give a fast tokenizer")
+            raise EtaError(
+                f"{type(tokenizer).__name__} does not tell where its tokens are in a text; give a fast tokenizer"
+            )
         self.tokenizer, self.max_length = tokenizer, max_length
         self.plain = None
         if tokenizer.chat_template:
             added = tokenizer.added_tokens_decoder.items()
             special = {*tokenizer.all_special_ids, *(token for token, about in added if about.special)}
             self.pieces = {question: self._render(question) for question in (True, False)}
-            self.plain = PlainTexts(tokenizer, special, [literal for pieces in self.pieces.values() for literal in pieces[::2]])
+            self.plain = PlainTexts(
+                tokenizer, special, [literal for pieces in self.pieces.values() for literal in pieces[::2]]
+            )
 
     def encode(self, instruction: str, question: str, answer: str) -> dict[str, list[int]]:
         """One dialogue.
@@ -86,7 +92,9 @@ class DialogueEncoder:
         try:
             pieces = SLOT.split(self.tokenizer.apply_chat_template(messages, tokenize=False))
         except TemplateError as error:
-            raise EtaError(f"the reward model's chat template refuses a user's and an assistant's turn: {error}") from error
+            raise EtaError(
+                f"the reward model's chat template refuses a user's and an assistant's turn: {error}"
+            ) from error
         if pieces[1::2] != (["0", "1", "2"] if question else ["0", "2"]):
             raise EtaError(
                 "the reward model's chat template drops or repeats a text; give a tokenizer whose template writes each once"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper
 
-from safety_modules.eta.sentences import SentenceEnd
+from safety_modules.eta.search.sentences import SentenceEnd
 
 
 class Draw(LogitsProcessor):
@@ -32,7 +32,9 @@ class Draw(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, torch.cat(tokens), 0.0)
 
 
-def draws(generators: Sequence[torch.Generator], end: SentenceEnd, temperature: float, top_k: int) -> LogitsProcessorList:
+def draws(
+    generators: Sequence[torch.Generator], end: SentenceEnd, temperature: float, top_k: int
+) -> LogitsProcessorList:
     """What `generate` does with logits when it samples: divide by the temperature, keep the top k, draw."""
     steps = LogitsProcessorList([TemperatureLogitsWarper(float(temperature))])
     if top_k:

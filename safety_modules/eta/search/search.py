@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import torch
 from transformers import Cache, MaxTimeCriteria, StoppingCriteriaList
 
-from safety_modules.eta.cache import Stretch, can_cut, cut
-from safety_modules.eta.drawing import draws
-from safety_modules.eta.sentences import SentenceEnd
+from safety_modules.eta.generator import GREEDY, Plain, Speaker
+from safety_modules.eta.search.cache import Stretch, can_cut, cut
+from safety_modules.eta.search.sampling import draws
+from safety_modules.eta.search.sentences import SentenceEnd
 from safety_modules.eta.settings import EtaSettings
-from safety_modules.eta.speaker import GREEDY, Plain, Speaker
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,9 @@ class Search:
         return deque(self.sentences(asks, numbers, plain), maxlen=1).pop()
 
     @torch.no_grad()
-    def sentences(self, asks: Sequence[object], numbers: Sequence[int], plain: Plain | None = None) -> Iterator[list[Path]]:
+    def sentences(
+        self, asks: Sequence[object], numbers: Sequence[int], plain: Plain | None = None
+    ) -> Iterator[list[Path]]:
         """Search answers, a sentence at a time.
 
         Args:
@@ -122,7 +124,9 @@ class Search:
 
     def _generators(self, prompt: list[int]) -> list[torch.Generator]:
         device, settings = self.speaker.model.device, self.settings
-        return [torch.Generator(device).manual_seed(draw_seed(settings.seed, prompt, n)) for n in range(settings.candidates)]
+        return [
+            torch.Generator(device).manual_seed(draw_seed(settings.seed, prompt, n)) for n in range(settings.candidates)
+        ]
 
     def _shared(self, asks: Sequence[object], paths: list[Path], plain: Plain) -> Cache | None:
         """The plain answers' cache, where it can be cut to the prompts; None where each sentence must begin anew."""
@@ -130,7 +134,9 @@ class Search:
             return None
         if not can_cut(plain.cache, self.speaker.model):
             if self.speaker.shares is None:
-                logger.warning("this model's cache cannot be cut, as it keeps a window, a state or positions: %s", SLOWER)
+                logger.warning(
+                    "this model's cache cannot be cut, as it keeps a window, a state or positions: %s", SLOWER
+                )
             self.speaker.shares = False
             return None
         longest = max(map(len, plain.ids))
@@ -180,7 +186,9 @@ class Search:
         past = cut(cache, [path.stretch for path in paths], copies) if cache is not None else None
         inputs = self._inputs(asks, paths, past, copies)
         limits = [self._limit(path) for path in paths for _ in range(copies)]
-        rows, grown = self.drawn(inputs, [generator for path in paths for generator in path.generators], limits, started)
+        rows, grown = self.drawn(
+            inputs, [generator for path in paths for generator in path.generators], limits, started
+        )
         width = inputs["input_ids"].shape[1]
         for first, path in zip(range(0, len(rows), copies), paths):
             path.drawn += sum(map(len, rows[first : first + copies]))
@@ -231,7 +239,9 @@ class Search:
         ended = {path.number for path, row in zip(owners, rows) if row[-1] in speaker.eos}
         fits = self.match is not None and settings.alpha > 0
         counts = [i for i, path in enumerate(owners) if fits and path.sentences and path.number not in ended]
-        cosines = dict(zip(counts, self.match([numbers[i] for i in counts], [texts[i] for i in counts]) if counts else []))
+        cosines = dict(
+            zip(counts, self.match([numbers[i] for i in counts], [texts[i] for i in counts]) if counts else [])
+        )
         chosen = []
         for first, path in zip(range(0, len(rows), copies), paths):
             weight = settings.alpha / (len(path.sentences) + 1)

@@ -6,8 +6,8 @@ from math import prod
 import pytest
 import yaml
 
-from data_recipes._texts import FOLDER, KINDS, Texts
-from data_recipes.sample import DataError
+from data_recipes.core.answer_texts import FOLDER, KINDS, Texts
+from safety_modules.sample import DataError
 from safety_modules.taxonomy import Taxonomy, TaxonomyError
 
 DEFAULT = Taxonomy.default()
@@ -90,7 +90,9 @@ def test_a_users_own_language_by_path_and_what_is_wrong_with_it(tmp_path):
     path = tmp_path / "own.yaml"
 
     def of(**changes):
-        path.write_text(yaml.safe_dump({name: value for name, value in {**parts, **changes}.items() if value is not None}))
+        path.write_text(
+            yaml.safe_dump({name: value for name, value in {**parts, **changes}.items() if value is not None})
+        )
         return Texts.of(DEFAULT, str(path))
 
     assert of(questions=["Quoi?"]).question("k") == "Quoi?"
@@ -101,7 +103,10 @@ def test_a_users_own_language_by_path_and_what_is_wrong_with_it(tmp_path):
         ({"answers": 5}, "answers 5 must be a mapping"),
         ({"answers": {**parts["answers"], "safe": 5}}, "each slot of answers"),
         ({"answers": {**parts["answers"], "safe": "abc"}}, "each slot of answers"),
-        ({"answers": {**parts["answers"], "refuse": [["No {hnt}."]]}}, "'No {hnt}.' has '{hnt}'; a text may hold {what}"),
+        (
+            {"answers": {**parts["answers"], "refuse": [["No {hnt}."]]}},
+            "'No {hnt}.' has '{hnt}'; a text may hold {what}",
+        ),
         ({"reasons": {"any": ["open {"]}}, "'open {' has '{'"),
         ({"reasons": ["any"]}, r"reasons \['any'\] must be a mapping"),
         ({"reasons": {"any": ["x"], "privacy": None}}, "reasons .one named any. must be texts"),
@@ -128,7 +133,9 @@ def test_a_language_is_a_name_or_a_path_also_from_home(tmp_path, monkeypatch):
     (tmp_path / "own.yaml").write_text((FOLDER / "de.yaml").read_text())
     assert Texts.of(DEFAULT, "~/own.yaml").parts == Texts.of(DEFAULT, "de").parts
     for name in ("enn", False, "", "~/none.yaml", "../en", str(tmp_path)):
-        with pytest.raises(DataError, match=f"language {name!r}; .*valid names: de, en; or give the path of a file like"):
+        with pytest.raises(
+            DataError, match=f"language {name!r}; .*valid names: de, en; or give the path of a file like"
+        ):
             Texts.of(DEFAULT, name)
     with pytest.raises(DataError, match="did you mean 'en'"):
         Texts.of(DEFAULT, "enn")

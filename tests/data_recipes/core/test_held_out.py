@@ -5,28 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts import picture
-from PIL import Image, ImageDraw
+from helpers.dataset_files import picture
+from helpers.scenes import scene
+from PIL import Image
 
-from data_recipes import _heldout
-from data_recipes._heldout import HEADER, NEAR, HeldOut, Mark, mark
-from data_recipes._hub import Streamed
-from data_recipes.sample import DataError
+from data_recipes.core import held_out
+from data_recipes.core.held_out import HEADER, NEAR, HeldOut, Mark, mark
+from data_recipes.readers.hub import Streamed
+from safety_modules.sample import DataError
 
 SHA = "0123456789abcdef" * 4
-
-
-def scene(path, seed, size=(240, 180)):
-    """A drawn picture with a structure of its own."""
-    rng = np.random.default_rng(seed)
-    image = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(size, Image.BICUBIC)
-    draw = ImageDraw.Draw(image)
-    for _ in range(4):
-        x, y = (int(rng.integers(0, extent - 40)) for extent in size)
-        draw.ellipse((x, y, x + 40, y + 40), fill=tuple(rng.integers(0, 256, 3).tolist()))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
-    return path
 
 
 def held(*paths):
@@ -54,7 +42,9 @@ def test_a_picture_that_cannot_be_read_is_an_error_that_names_it(tmp_path):
 
 def test_a_picture_in_a_table_is_found_by_its_bytes(tmp_path):
     one, other = (Streamed(scene(tmp_path / f"{seed}.png", seed).read_bytes(), f"{seed}/image/0") for seed in (1, 2))
-    assert {picture: mark.name for picture, mark in held(tmp_path / "1.png").exact([one, other]).items()} == {one: "1.png"}
+    assert {picture: mark.name for picture, mark in held(tmp_path / "1.png").exact([one, other]).items()} == {
+        one: "1.png"
+    }
 
 
 def test_the_first_of_the_same_files_names_the_mark(tmp_path):
@@ -71,10 +61,17 @@ def test_the_same_picture_saved_again_or_resized_is_near_and_others_are_not(tmp_
         image = Image.open(path)
         stream = io.BytesIO()
         image.save(stream, "JPEG", quality=60)
-        changed = [Image.open(stream).convert("RGB"), image.resize((120, 90)), image.resize((500, 375)), image.resize((336, 336))]
-        hashes = np.array([_heldout.perceptual_hash(picture) for picture in changed], np.uint64)
-        assert [(place, mark.name) for place, mark, _ in found.near(hashes)] == [(place, path.name) for place in range(4)]
-    others = np.array([_heldout.perceptual_hash(Image.open(path)) for path in paths[10:]], np.uint64)
+        changed = [
+            Image.open(stream).convert("RGB"),
+            image.resize((120, 90)),
+            image.resize((500, 375)),
+            image.resize((336, 336)),
+        ]
+        hashes = np.array([held_out.perceptual_hash(picture) for picture in changed], np.uint64)
+        assert [(place, mark.name) for place, mark, _ in found.near(hashes)] == [
+            (place, path.name) for place in range(4)
+        ]
+    others = np.array([held_out.perceptual_hash(Image.open(path)) for path in paths[10:]], np.uint64)
     assert found.near(others) == [] and NEAR == 4
 
 
@@ -84,13 +81,15 @@ def test_a_file_of_marks_comes_back_without_the_pictures_to_train_on(tmp_path):
         mark(picture(tmp_path / "b.png"), "train"),
         mark(picture(tmp_path / "c.png", (1, 2, 3)), "harm"),
     ]
-    _heldout.write(tmp_path / "marks.csv", marks)
-    assert _heldout.read(tmp_path / "marks.csv") == [marks[0], marks[2]]
+    held_out.write(tmp_path / "marks.csv", marks)
+    assert held_out.read(tmp_path / "marks.csv") == [marks[0], marks[2]]
 
 
 def test_a_name_with_commas_and_one_that_is_no_text_are_written(tmp_path):
-    _heldout.write(tmp_path / "marks.csv", [Mark('a, "b"\n.png', "test", 1, SHA, 2**64 - 1), Mark("\udce9.png", "test", 2, SHA)])
-    one, other = _heldout.read(tmp_path / "marks.csv")
+    held_out.write(
+        tmp_path / "marks.csv", [Mark('a, "b"\n.png', "test", 1, SHA, 2**64 - 1), Mark("\udce9.png", "test", 2, SHA)]
+    )
+    one, other = held_out.read(tmp_path / "marks.csv")
     assert (one.name, one.phash, other.name, other.phash) == ('a, "b"\n.png', 2**64 - 1, "\\udce9.png", None)
 
 
@@ -100,7 +99,10 @@ def test_a_name_with_commas_and_one_that_is_no_text_are_written(tmp_path):
         ("a,b\n", "must have the columns picture, split, bytes, sha256, phash"),
         (",".join(HEADER) + f"\na,test,x,{SHA},\n", "marks.csv:2: .* is not picture, split"),
         (",".join(HEADER) + f"\na,test,1,{SHA},\nb\n", "marks.csv:3: "),
-        (",".join(HEADER) + f"\na,test,1,{SHA},\nb,test,1,{SHA[:-1]},\n", "marks.csv:3: .*a hash is cut off or changed"),
+        (
+            ",".join(HEADER) + f"\na,test,1,{SHA},\nb,test,1,{SHA[:-1]},\n",
+            "marks.csv:3: .*a hash is cut off or changed",
+        ),
         (",".join(HEADER) + f"\na,test,1,{SHA.upper()},\n", "marks.csv:2: .*a hash is cut off or changed"),
         (",".join(HEADER) + f"\na,test,1,{SHA},1{'0' * 16}\n", "marks.csv:2: .*a hash is cut off or changed"),
         (",".join(HEADER) + f"\na,test,1,{SHA},-1\n", "marks.csv:2: .*a hash is cut off or changed"),
@@ -110,6 +112,6 @@ def test_a_name_with_commas_and_one_that_is_no_text_are_written(tmp_path):
 def test_a_damaged_file_of_marks_names_the_line(tmp_path, text, reason):
     (tmp_path / "marks.csv").write_text(text)
     with pytest.raises(DataError, match=reason):
-        _heldout.read(tmp_path / "marks.csv")
+        held_out.read(tmp_path / "marks.csv")
     with pytest.raises(DataError, match="none.csv: cannot be read as held-out pictures"):
-        _heldout.read(tmp_path / "none.csv")
+        held_out.read(tmp_path / "none.csv")

@@ -6,15 +6,15 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from helpers.dataset_files import TAXONOMY, pictures, reading, write_json
 from hypothesis import given
 from hypothesis import strategies as st
-from layouts import TAXONOMY, pictures, reading, write_json
 
 import data_recipes
-from data_recipes._json import JsonRows
-from data_recipes._mixture import Part, Source, _chosen, _times, mix, total
-from data_recipes._reading import LeftOut
-from data_recipes.sample import DataError, Sample, Turn
+from data_recipes.core.mixture import Part, Source, _chosen, _times, mix, total
+from data_recipes.core.reading import LeftOut
+from data_recipes.readers.indexed_json import JsonRows
+from safety_modules.sample import DataError, Sample, Turn
 
 
 @pytest.fixture
@@ -123,9 +123,17 @@ def test_parts_say_what_each_source_gave(root):
     pictures(root / "more/politics", *(f"q{number}.png" for number in range(2)))
     more = source(root=str(root / "more"), weight=2, limit=4, labels={"politics": None, "unknown": "fairness:1"})
     rows, (one, other) = mix([source(weight=0.5), more], root, TAXONOMY, clean_share=0.4, seed=3)
-    assert (other.recipe, other.split, other.read, other.bad, other.left_out) == ("image_folder", "train+validation", 4, 0, 2)
+    assert (other.recipe, other.split, other.read, other.bad, other.left_out) == (
+        "image_folder",
+        "train+validation",
+        4,
+        0,
+        2,
+    )
     assert (
-        one.used + other.used == len(rows) and sum(one.labels.values()) == one.used and sum(other.labels.values()) == other.used
+        one.used + other.used == len(rows)
+        and sum(one.labels.values()) == one.used
+        and sum(other.labels.values()) == other.used
     )
     assert total([one, other]) == {f"{name}:{level}": count for (name, level), count in sorted(rows.counts().items())}
     assert other.labels.keys() == {"fairness:1", "privacy:2"} and one.labels["clean:0"] == types(rows)["clean"]
@@ -173,7 +181,9 @@ def test_test_splits_are_held_out_whole_whatever_the_labels_say(tmp_path):
     for split, category in (("train", "Personal Data"), ("test", "disinformation")):
         pictures(tmp_path / "vlguard" / split, f"{split}.png")
         row = {"image": f"{split}.png", "safe": False, "harmful_category": "x", "harmful_subcategory": category}
-        write_json(tmp_path / f"vlguard/{split}.json", [{**row, "instr-resp": [{"instruction": "Q", "response": "No."}]}])
+        write_json(
+            tmp_path / f"vlguard/{split}.json", [{**row, "instr-resp": [{"instruction": "Q", "response": "No."}]}]
+        )
     vlguard = Source("vlguard", split="train+validation", labels={"personal data": "privacy:1"})
     assert vlguard.read(tmp_path, TAXONOMY, training=True)[0][0].risk_level == 1
     ((name, rows),) = vlguard.test_splits(tmp_path, TAXONOMY)
@@ -189,7 +199,9 @@ def conversation(*texts):
 @pytest.fixture
 def table(tmp_path):
     """A LLaVA file with four rows, two of which break a rule."""
-    write_json(tmp_path / "t.json", [conversation("Q", "A"), conversation("Q"), conversation("Q", "A2"), {"image": "no.png"}])
+    write_json(
+        tmp_path / "t.json", [conversation("Q", "A"), conversation("Q"), conversation("Q", "A2"), {"image": "no.png"}]
+    )
     return tmp_path / "t.json"
 
 
@@ -272,7 +284,9 @@ def test_bad_rows_has_two_values(root):
 
 def test_validation_is_carved_by_picture_name_wherever_the_data_lies(root, tmp_path_factory):
     def names(folder, split):
-        return {row.images[0].name for row in data_recipes.read("image_folder", folder, split, reading(), training=False)}
+        return {
+            row.images[0].name for row in data_recipes.read("image_folder", folder, split, reading(), training=False)
+        }
 
     folder = root / "image_folder"
     train, held, whole = (names(folder, split) for split in ("train", "validation", "train+validation"))

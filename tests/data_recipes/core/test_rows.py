@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from data_recipes._mixture import Source
-from data_recipes._plan import Plan
-from data_recipes._rows import Rows
-from data_recipes.sample import DataError, Sample, Turn
+from data_recipes.core.data_config import Plan
+from data_recipes.core.mixture import Source
+from data_recipes.core.rows import Rows
+from safety_modules.sample import DataError, Sample, Turn
 
 
 def samples(*kinds):
@@ -21,7 +21,10 @@ def test_rows_join_slice_and_take_like_a_list():
     assert rows.counts() == {("clean", 0): 3, ("privacy", 1): 1, ("insults", 1): 1}
     twice = rows.take(np.array([4, 0, 0]))
     assert list(twice) == [plain[4], plain[0], plain[0]] and list(twice.unique()) == [plain[0], plain[4]]
-    assert list(twice[1:].unique()) == [plain[0]] and list(twice.take(np.array([2, 1, 0])).unique()) == [plain[0], plain[4]]
+    assert list(twice[1:].unique()) == [plain[0]] and list(twice.take(np.array([2, 1, 0])).unique()) == [
+        plain[0],
+        plain[4],
+    ]
     assert list(rows.spread(2)) == [plain[0], plain[2]] and rows.spread(9) is rows
     assert list(twice.spread(2)) == [plain[4], plain[0]] and rows.take(np.array([], int)).counts() == {}
     for place in (5, -6):

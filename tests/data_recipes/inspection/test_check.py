@@ -9,17 +9,30 @@ import sys
 from argparse import Namespace
 
 import pytest
-from drawings import check, draw, gambling, in_order, inspect, reasons, row, run, save, table
+from helpers.inspection_runs import (
+    TRAIN,
+    VALIDATION,
+    check,
+    draw,
+    fails,
+    gambling,
+    in_order,
+    inspect,
+    reasons,
+    row,
+    run,
+    save,
+    table,
+)
 from PIL import Image
-from test_inspect import TRAIN, VALIDATION, fails
 
-from data_recipes import _look
 from data_recipes.__main__ import _splits, main
-from data_recipes._gallery import thumbnail
-from data_recipes._heldout import Mark
-from data_recipes._rows import Rows
-from data_recipes._survey import survey
-from data_recipes.sample import Sample, Turn
+from data_recipes.core.held_out import Mark
+from data_recipes.core.rows import Rows
+from data_recipes.inspection import image_scan
+from data_recipes.inspection.gallery import thumbnail
+from data_recipes.inspection.survey import survey
+from safety_modules.sample import Sample, Turn
 
 WRONG = {
     "weight 'two' must be": {"train": [{**TRAIN, "weight": "two"}]},
@@ -48,7 +61,10 @@ def test_the_taxonomy_of_a_stage(tmp_path):
     rows[0].update(risk_type="gambling", risk_level=2)
     table(tmp_path, *rows)
     data = {"root": str(tmp_path), "train": [TRAIN]}
-    assert check(tmp_path / "m.yaml", data, tmp_path / "out", taxonomy=str(gambling(tmp_path)))[1]["labels"]["gambling:2"] == 1
+    assert (
+        check(tmp_path / "m.yaml", data, tmp_path / "out", taxonomy=str(gambling(tmp_path)))[1]["labels"]["gambling:2"]
+        == 1
+    )
 
 
 def test_broken_rows_of_a_mixture_are_counted_and_named(tmp_path, capsys):
@@ -73,7 +89,9 @@ def test_the_test_split_of_own_data_is_held_out(tmp_path):
 
 def test_the_last_line_says_that_all_is_in_order(tmp_path, capsys):
     table(tmp_path, *in_order(tmp_path))
-    assert inspect(tmp_path, tmp_path / "out", capsys=capsys)[2].startswith("in order: 0 broken, 0 leaking, 0 suspicious")
+    assert inspect(tmp_path, tmp_path / "out", capsys=capsys)[2].startswith(
+        "in order: 0 broken, 0 leaking, 0 suspicious"
+    )
 
 
 def test_every_row_of_a_broken_picture_is_named(tmp_path):
@@ -109,11 +127,11 @@ def test_default_splits_leave_no_picture_out():
 
 def test_many_pictures_that_look_the_same_are_few_pairs():
     def look(number, phash):
-        return _look.Look("source", str(number), mark=Mark(str(number), "", 1, str(number), phash))
+        return image_scan.Look("source", str(number), mark=Mark(str(number), "", 1, str(number), phash))
 
     looks = [look(number, 1 << 63) for number in range(3000)]
-    assert len(_look.alike(looks)) == 2999
-    pairs = _look.alike([look(0, 0), look(1, 0b1111), look(2, 0b11), look(3, 0b11111 << 20), look(4, 0)])
+    assert len(image_scan.alike(looks)) == 2999
+    pairs = image_scan.alike([look(0, 0), look(1, 0b1111), look(2, 0b11), look(3, 0b11111 << 20), look(4, 0)])
     assert [(one.name, other.name, bits) for one, other, bits in pairs] == [
         ("0", "1", 4),
         ("0", "2", 2),
@@ -174,5 +192,7 @@ def test_small_pictures_are_not_enlarged(tmp_path):
 
 def test_workers_open_pictures_in_processes(tmp_path):
     table(tmp_path, *in_order(tmp_path))
-    one, two = (run("inspect", "custom", "--root", tmp_path, "--workers", n, "--output", tmp_path / "out")[1] for n in (1, 2))
+    one, two = (
+        run("inspect", "custom", "--root", tmp_path, "--workers", n, "--output", tmp_path / "out")[1] for n in (1, 2)
+    )
     assert one == two

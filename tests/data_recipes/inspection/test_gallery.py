@@ -3,7 +3,7 @@ import io
 import re
 
 import pytest
-from drawings import draw, in_order, inspect, row, save, table
+from helpers.inspection_runs import draw, in_order, inspect, row, save, table
 from PIL import Image
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(1)">'
@@ -55,5 +55,10 @@ def test_findings_are_on_the_page(tmp_path):
     table(tmp_path, *rows, row("copy.png", 50, question="What is <image>"))
     assert inspect(tmp_path, tmp_path / "out")[0] == 1
     text = re.sub(r"<[^>]+>", " ", (tmp_path / "out" / "gallery.html").read_text(encoding="utf-8"))
-    for finding in ("2.png: ", "labels.csv:4", "contains &#39;&lt;image&gt;&#39;", "labels.csv:2 0.png = labels.csv:14 copy.png"):
+    for finding in (
+        "2.png: ",
+        "labels.csv:4",
+        "contains &#39;&lt;image&gt;&#39;",
+        "labels.csv:2 0.png = labels.csv:14 copy.png",
+    ):
         assert finding in text

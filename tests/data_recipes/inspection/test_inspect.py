@@ -1,12 +1,23 @@
 import json
 
 import pytest
-from drawings import check, draw, gambling, in_order, inspect, reasons, row, run, save, table
+from helpers.inspection_runs import (
+    TRAIN,
+    VALIDATION,
+    check,
+    draw,
+    fails,
+    gambling,
+    in_order,
+    inspect,
+    reasons,
+    row,
+    run,
+    save,
+    table,
+)
 
 from data_recipes.__main__ import main
-
-TRAIN = {"recipe": "custom", "split": "train"}
-VALIDATION = {"recipe": "custom", "split": "validation"}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -20,7 +31,11 @@ def test_broken_rows_and_pictures_are_named(tmp_path, workers, capsys):
     found = reasons(report, "broken")
     assert code == 1 and "3 broken" in last
     assert set(found) == {"labels.csv:4", "labels.csv:5", "labels.csv:7"}
-    assert "2.png" in found["labels.csv:4"] and "3.png" in found["labels.csv:5"] and "risk_level 7" in found["labels.csv:7"]
+    assert (
+        "2.png" in found["labels.csv:4"]
+        and "3.png" in found["labels.csv:5"]
+        and "risk_level 7" in found["labels.csv:7"]
+    )
 
 
 ODD_TEXTS = {
@@ -119,13 +134,6 @@ WRONG = {
 @pytest.mark.parametrize("message", WRONG)
 def test_errors_of_a_mixture(tmp_path, message, capsys):
     fails(tmp_path, WRONG[message], message, capsys)
-
-
-def fails(folder, data, message, capsys, **stage):
-    table(folder, *in_order(folder))
-    with pytest.raises(SystemExit) as stop:
-        check(folder / "m.yaml", {"root": str(folder), **data}, folder / "out", **stage)
-    assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["train: [", "- 1", "5", ""])

@@ -4,14 +4,14 @@ import json
 import re
 
 import pytest
-from layouts import pictures, write_csv, write_json
+from helpers.dataset_files import pictures, write_csv, write_json
+from helpers.scenes import scene
 from PIL import Image
-from test_heldout import scene
 
-from data_recipes import _gallery, _look
 from data_recipes.__main__ import main
-from data_recipes._heldout import NEAR, Mark
-from data_recipes._look import Look
+from data_recipes.core.held_out import NEAR, Mark
+from data_recipes.inspection import gallery, image_scan
+from data_recipes.inspection.image_scan import Look
 
 BASE = {"question": "What is it?", "risk_type": "privacy", "risk_level": 2}
 
@@ -32,7 +32,8 @@ def table(folder, rows, name="labels.csv"):
         if row["image"] and not (folder / row["image"]).exists():
             scene(folder / row["image"], number)
     write_csv(
-        folder / name, [{"answer": f"Answer {number}.", "split": "train", **BASE, **row} for number, row in enumerate(rows)]
+        folder / name,
+        [{"answer": f"Answer {number}.", "split": "train", **BASE, **row} for number, row in enumerate(rows)],
     )
     return folder
 
@@ -44,7 +45,10 @@ def test_inspect_counts_labels_lengths_sizes_and_formats(run, tmp_path):
     code, report, page, said = run("inspect", "custom", "--root", table(tmp_path / "d", rows), "--split", "train")
     assert code == 0 and report["labels"] == {"clean:0": 3, "privacy:2": 6}
     assert report["lengths"] == {"unit": "letters", "question": [11.0] * 4, "answer": [9.0] * 4}
-    assert report["sizes"] == {"width": [240.0] * 4, "height": [180.0] * 4} and report["formats"] == {"PNG RGB": 6, "JPEG RGB": 3}
+    assert report["sizes"] == {"width": [240.0] * 4, "height": [180.0] * 4} and report["formats"] == {
+        "PNG RGB": 6,
+        "JPEG RGB": 3,
+    }
     assert "0 broken, 0 leaking, 0 suspicious" in said and page.count("<img ") == 9
     assert page.count('class="view" aria-pressed="false"') == 6, "the risky ones, and no others, are blurred"
 
@@ -110,7 +114,7 @@ def test_alike_finds_every_pair_within_the_distance_that_a_full_comparison_finds
     hashes += [value ^ sum(1 << bit for bit in rng.sample(range(64), rng.randint(1, NEAR + 2))) for value in hashes]
     looks = [Look(f"f:{n}", f"{n}", mark=Mark(f"{n}", "", 1, f"{n}", value)) for n, value in enumerate(hashes)]
     full = {(a, b) for a in range(120) for b in range(a + 1, 120) if (hashes[a] ^ hashes[b]).bit_count() <= NEAR}
-    assert {(int(a.name), int(b.name)) for a, b, _ in _look.alike(looks)} == full and full
+    assert {(int(a.name), int(b.name)) for a, b, _ in image_scan.alike(looks)} == full and full
 
 
 @pytest.fixture
@@ -173,7 +177,12 @@ def test_texts_of_the_data_never_become_structure(run, tmp_path):
     text = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
     rows = [{"image": "a.png", "question": text, "answer": "</figcaption><b>bold"}]
     _, _, page, _ = run("inspect", "custom", "--root", table(tmp_path / "d", rows), "--split", "train")
-    assert "<script>alert" not in page and "onerror=alert(1)>" not in page and "&lt;script&gt;" in page and "<b>bold" not in page
+    assert (
+        "<script>alert" not in page
+        and "onerror=alert(1)>" not in page
+        and "&lt;script&gt;" in page
+        and "<b>bold" not in page
+    )
     assert "default-src 'none'" in page and not re.search(r'(src|href)="(?!data:)', page)
 
 
@@ -199,8 +208,8 @@ def test_an_error_is_one_line_and_code_2(tmp_path, capsys):
 
 
 def test_the_page_shows_the_first_findings_and_counts_all(tmp_path):
-    findings = [_gallery.Findings("Broken", [(f"f:{n}", "x") for n in range(250)])]
-    page = _gallery.page("T", [], [], findings)
+    findings = [gallery.Findings("Broken", [(f"f:{n}", "x") for n in range(250)])]
+    page = gallery.page("T", [], [], findings)
     assert page.count("<tr>") == 200 and "250" in page and "The first 200" in page
 
 

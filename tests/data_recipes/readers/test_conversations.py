@@ -2,8 +2,8 @@
 
 import pytest
 
-from data_recipes._conversation import clean, turns
-from data_recipes.sample import DataError
+from data_recipes.readers.conversations import clean, turns
+from safety_modules.sample import DataError
 
 
 def said(*texts, names=("human", "gpt"), keys=("from", "value")):
@@ -12,7 +12,10 @@ def said(*texts, names=("human", "gpt"), keys=("from", "value")):
 
 @pytest.mark.parametrize("names", [("human", "gpt"), ("USER", "ASSISTANT"), ("user", "assistant"), ("Human", "GPT")])
 def test_roles_have_many_names(names):
-    assert [(turn.role, turn.text) for turn in turns(said("a", "b", names=names), 0)] == [("user", "a"), ("assistant", "b")]
+    assert [(turn.role, turn.text) for turn in turns(said("a", "b", names=names), 0)] == [
+        ("user", "a"),
+        ("assistant", "b"),
+    ]
 
 
 def test_role_and_content_are_read_as_well_and_a_system_sentence_in_front_is_left_to_the_template():

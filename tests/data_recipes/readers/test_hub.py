@@ -9,21 +9,21 @@ from pathlib import Path
 import datasets
 import pyarrow
 import pytest
-from hub import serving
-from layouts import drawn, write_parquet
+from helpers.dataset_files import drawn, write_parquet
+from helpers.hub_server import serving
 from pyarrow import parquet
 
-from data_recipes import _hub
-from data_recipes.sample import DataError
+from data_recipes.readers import hub
+from safety_modules.sample import DataError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 READ = """
 import json, sys
 from data_recipes import _hub
 from data_recipes.sample import DataError
 def read(root, split, first):
     try:
-        rows = [(row.source, row.cells["text"], row.cells.get("image", [])) for row in _hub.rows(root, split, first=first)]
+        rows = [(row.source, row.cells["text"], row.cells.get("image", [])) for row in hub.rows(root, split, first=first)]
         return [[source, text, [p.name for p in found], [len(p.read_bytes()) for p in found]] for source, text, found in rows]
     except DataError as error:
         return str(error)
@@ -43,11 +43,13 @@ def some(count=5):
 
 def test_parquet_gives_rows_whose_pictures_are_read_later(tmp_path):
     write_parquet(tmp_path, "data/train-00000-of-00001.parquet", some())
-    rows = list(_hub.rows(tmp_path, "train"))
+    rows = list(hub.rows(tmp_path, "train"))
     assert [row.cells["text"] for row in rows] == [f"t{n}" for n in range(5)]
     assert [len(row.cells["image"]) for row in rows] == [1, 1, 1, 0, 1]
     (picture,) = rows[1].cells["image"]
-    assert picture.read_bytes().startswith(b"\x89PNG") and picture in {picture: 1} and picture != rows[0].cells["image"][0]
+    assert (
+        picture.read_bytes().startswith(b"\x89PNG") and picture in {picture: 1} and picture != rows[0].cells["image"][0]
+    )
     assert picture.version() != rows[0].cells["image"][0].version()
 
 
@@ -60,7 +62,7 @@ def test_lists_of_pictures_without_the_ones_that_are_null(tmp_path, kind):
     features = datasets.Features({"pair": kind(datasets.Image())})
     cells = [[drawn(1), None, drawn(2)], [], None, [None], [drawn(1)]]
     datasets.Dataset.from_dict({"pair": cells}, features=features).to_parquet(str(tmp_path / "train.parquet"))
-    rows = list(_hub.rows(tmp_path, "train"))
+    rows = list(hub.rows(tmp_path, "train"))
     assert names(rows, "pair") == [["1/pair/0", "1/pair/2"], [], [], [], ["5/pair/0"]]
     one, other = rows[0].cells["pair"]
     assert one.read_bytes() == rows[4].cells["pair"][0].read_bytes() != other.read_bytes()
@@ -69,61 +71,63 @@ def test_lists_of_pictures_without_the_ones_that_are_null(tmp_path, kind):
 def test_the_first_rows_of_a_local_table(tmp_path):
     write_parquet(tmp_path, "train.parquet", some())
     for first, count in ((2, 2), (9, 5)):
-        assert [row.source for row in _hub.rows(tmp_path, "train", first=first)] == [
+        assert [row.source for row in hub.rows(tmp_path, "train", first=first)] == [
             f"{tmp_path.name}/train:{number}" for number in range(1, count + 1)
         ]
 
 
 def test_a_row_whose_cell_holds_no_picture_is_refused_by_pictures(tmp_path):
     write_parquet(tmp_path, "train.parquet", some())
-    with_one, without = (next(row for row in _hub.rows(tmp_path, "train") if row.cells["text"] == text) for text in ("t1", "t3"))
-    assert _hub.pictures(with_one.cells, "image") == tuple(with_one.cells["image"])
+    with_one, without = (
+        next(row for row in hub.rows(tmp_path, "train") if row.cells["text"] == text) for text in ("t1", "t3")
+    )
+    assert hub.pictures(with_one.cells, "image") == tuple(with_one.cells["image"])
     for cells, column in ((without.cells, "image"), (with_one.cells, "text"), (with_one.cells, "none")):
         with pytest.raises(DataError, match=f"^{column} .* holds no picture"):
-            _hub.pictures(cells, column)
+            hub.pictures(cells, column)
 
 
 def test_rows_of_a_table_that_was_selected_and_saved_keep_their_pictures(tmp_path):
     write_parquet(tmp_path, "train.parquet", some())
     table = datasets.load_dataset("parquet", data_files=str(tmp_path / "train.parquet"), split="train")
     table.select([4, 3, 1]).save_to_disk(tmp_path / "saved")
-    whole = [row.cells["image"] for row in _hub.rows(tmp_path, "train")]
-    found = [row.cells["image"] for row in _hub.rows(tmp_path / "saved", "train")]
+    whole = [row.cells["image"] for row in hub.rows(tmp_path, "train")]
+    found = [row.cells["image"] for row in hub.rows(tmp_path / "saved", "train")]
     assert [[p.read_bytes() for p in cell] for cell in found] == [[p.read_bytes() for p in whole[n]] for n in (4, 3, 1)]
 
 
 @pytest.mark.parametrize("folder", ["set [1]", "a*b", "q?"])
 def test_a_folder_may_have_the_signs_of_a_pattern_in_its_name(tmp_path, folder):
     write_parquet(tmp_path / folder, "data/train-00000-of-00001.parquet", [{"image": drawn(1), "text": "a"}])
-    assert [row.cells["text"] for row in _hub.rows(tmp_path / folder, "train")] == ["a"]
+    assert [row.cells["text"] for row in hub.rows(tmp_path / folder, "train")] == ["a"]
 
 
 def test_files_and_patterns_of_a_split_may_be_named(tmp_path):
     for name in ("x-0", "x-1", "y"):
         write_parquet(tmp_path, f"own/{name}.parquet", [{"image": drawn(1), "text": name}])
-    assert [row.cells["text"] for row in _hub.rows(tmp_path, "train", files=["own/x-*.parquet"])] == ["x-0", "x-1"]
+    assert [row.cells["text"] for row in hub.rows(tmp_path, "train", files=["own/x-*.parquet"])] == ["x-0", "x-1"]
     with pytest.raises(DataError, match=r"has none of z.parquet; give the folder"):
-        list(_hub.rows(tmp_path, "train", files=["z.parquet"]))
+        list(hub.rows(tmp_path, "train", files=["z.parquet"]))
 
 
 def test_saved_folders_with_and_without_splits(tmp_path):
     table = datasets.Dataset.from_dict({"text": ["a", "b"]})
     table.save_to_disk(tmp_path / "one")
     datasets.DatasetDict({"train": table, "test": table.select([1])}).save_to_disk(tmp_path / "two")
-    assert [row.cells["text"] for row in _hub.rows(tmp_path / "one", "train")] == ["a", "b"]
-    assert [row.cells["text"] for row in _hub.rows(tmp_path / "two", "test")] == ["b"]
+    assert [row.cells["text"] for row in hub.rows(tmp_path / "one", "train")] == ["a", "b"]
+    assert [row.cells["text"] for row in hub.rows(tmp_path / "two", "test")] == ["b"]
     with pytest.raises(DataError, match="two: has no split 'val'; it has train, test"):
-        list(_hub.rows(tmp_path / "two", "val"))
+        list(hub.rows(tmp_path / "two", "val"))
 
 
 def test_what_is_missing_or_damaged_is_an_error(tmp_path):
     with pytest.raises(DataError, match="has none of train-"):
-        list(_hub.rows(tmp_path, "train"))
+        list(hub.rows(tmp_path, "train"))
     (tmp_path / "train.parquet").write_bytes(b"PAR1 nonsense")
     with pytest.raises(DataError, match="split 'train': cannot be read"):
-        list(_hub.rows(tmp_path, "train"))
+        list(hub.rows(tmp_path, "train"))
     with pytest.raises(DataError, match="none: has none of train-"):
-        list(_hub.rows(tmp_path / "none", "train"))
+        list(hub.rows(tmp_path / "none", "train"))
 
 
 def test_files_of_one_split_whose_columns_differ_say_why(tmp_path):
@@ -132,7 +136,7 @@ def test_files_of_one_split_whose_columns_differ_say_why(tmp_path):
         (tmp_path / "data").mkdir(exist_ok=True)
         table.to_parquet(str(tmp_path / f"data/train-{number}.parquet"))
     with pytest.raises(DataError, match="split 'train': cannot be read .*'a'"):
-        list(_hub.rows(tmp_path, "train"))
+        list(hub.rows(tmp_path, "train"))
 
 
 def test_a_path_that_leads_out_of_the_data_set_is_not_read(tmp_path, monkeypatch):
@@ -147,8 +151,10 @@ def test_a_path_that_leads_out_of_the_data_set_is_not_read(tmp_path, monkeypatch
     paths = [*map(str, [*inside, *outside]), "sub/own.png", "../own.png", "/etc/hostname", "https://example.org/a.png"]
     cells = pyarrow.array([{"bytes": None, "path": path} for path in (*paths, None)], datasets.Image().pa_type)
     schema = datasets.Features({"image": datasets.Image()}).arrow_schema
-    parquet.write_table(pyarrow.table({"image": cells}).replace_schema_metadata(schema.metadata), folder / "train.parquet")
-    *found, none = (row.cells["image"] for row in _hub.rows(folder, "train"))
+    parquet.write_table(
+        pyarrow.table({"image": cells}).replace_schema_metadata(schema.metadata), folder / "train.parquet"
+    )
+    *found, none = (row.cells["image"] for row in hub.rows(folder, "train"))
     assert none == [], "neither bytes nor a path"
     for path, (picture,) in zip(paths, found, strict=True):
         if Path(path) in inside or path == "sub/own.png":
@@ -161,7 +167,11 @@ def test_a_path_that_leads_out_of_the_data_set_is_not_read(tmp_path, monkeypatch
 def read_from_hub(home, address, *wanted):
     """What a process of its own finds in each (data set, split), its first four rows and all."""
     env = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_TOKEN": ""}
-    env = {name: value for name, value in env.items() if name not in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_HUB_OFFLINE")}
+    env = {
+        name: value
+        for name, value in env.items()
+        if name not in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_HUB_OFFLINE")
+    }
     done = subprocess.run(
         [sys.executable, "-c", READ, json.dumps(wanted)], env=env, cwd=ROOT, capture_output=True, text=True, timeout=120
     )
@@ -179,7 +189,12 @@ def test_the_hub_whole_and_streamed(tmp_path):
         "owner/bad": {"data/train-00000-of-00001.parquet": tmp_path / "bad.parquet"},
     }
     with serving(sets) as (address, asked):
-        wanted = [("owner/pictures@main", "train"), ("owner/texts", "train"), ("owner/bad", "train"), ("owner/none", "train")]
+        wanted = [
+            ("owner/pictures@main", "train"),
+            ("owner/texts", "train"),
+            ("owner/bad", "train"),
+            ("owner/none", "train"),
+        ]
         found = read_from_hub(tmp_path / "home", address, *wanted, ("owner/pictures", "val"))
     (first, whole), (first_texts, texts), *errors = found
     assert [text for _, text, _, _ in whole] == [f"t{n}" for n in range(6)] and whole[:4] == first
@@ -195,6 +210,6 @@ def test_the_hub_whole_and_streamed(tmp_path):
 def test_a_saved_split_is_not_given_for_another_one(tmp_path):
     table = datasets.Dataset.from_dict({"text": ["a"]}, split="test")
     table.save_to_disk(tmp_path / "one")
-    assert len(list(_hub.rows(tmp_path / "one", "test"))) == 1
+    assert len(list(hub.rows(tmp_path / "one", "test"))) == 1
     with pytest.raises(DataError, match="is the split 'test', not 'train'"):
-        list(_hub.rows(tmp_path / "one", "train"))
+        list(hub.rows(tmp_path / "one", "train"))

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_recipes import _json
-from data_recipes._json import JsonRows
-from data_recipes.sample import DataError
+from data_recipes.readers import indexed_json
+from data_recipes.readers.indexed_json import JsonRows
+from safety_modules.sample import DataError
 
 TEXT = st.text(st.sampled_from('"\\{}[],:\n é😀ab'), max_size=12)
 VALUE = st.recursive(
@@ -22,9 +22,11 @@ ROW = st.dictionaries(TEXT, VALUE, max_size=3)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=st.lists(ROW, max_size=6), indent=st.sampled_from([None, 0, 3]), ascii=st.booleans(), chunk=st.integers(1, 64))
+@given(
+    rows=st.lists(ROW, max_size=6), indent=st.sampled_from([None, 0, 3]), ascii=st.booleans(), chunk=st.integers(1, 64)
+)
 def test_an_array_has_the_rows_that_json_reads_wherever_a_chunk_ends(tmp_path, monkeypatch, rows, indent, ascii, chunk):
-    monkeypatch.setattr(_json, "CHUNK", chunk)
+    monkeypatch.setattr(indexed_json, "CHUNK", chunk)
     path = tmp_path / "rows.json"
     text = json.dumps(rows, indent=indent, ensure_ascii=ascii)
     path.write_bytes(("\ufeff \n" + text).encode())
@@ -49,14 +51,16 @@ def test_lines_have_the_rows_that_json_reads(tmp_path, rows, mark, ascii, end, l
 @pytest.mark.parametrize("length", range(1, 20))
 @pytest.mark.parametrize("chunk", [1, 2, 7, 16])
 def test_a_quote_behind_a_run_of_backslashes_is_escaped_by_an_odd_one(tmp_path, monkeypatch, length, chunk):
-    monkeypatch.setattr(_json, "CHUNK", chunk)
+    monkeypatch.setattr(indexed_json, "CHUNK", chunk)
     rows = [{"a": "\\" * length + '"' * (length % 3) + "]}"}, {"\\": "[{"}]
     path = tmp_path / "rows.json"
     path.write_text(json.dumps(rows))
     assert list(JsonRows(path)) == rows
 
 
-@pytest.mark.parametrize("text", ['[{"a": 1}, {"b": "x', '[{"a": 1}, {"b": 2}', '[{"a": "1}]', "[{]", '[{"a": 1}] "', "[{}]]"])
+@pytest.mark.parametrize(
+    "text", ['[{"a": 1}, {"b": "x', '[{"a": 1}, {"b": 2}', '[{"a": "1}]', "[{]", '[{"a": 1}] "', "[{}]]"]
+)
 def test_a_file_that_is_cut_off_is_an_error(tmp_path, text):
     path = tmp_path / "rows.json"
     path.write_text(text)
@@ -74,7 +78,9 @@ def test_the_last_of_the_lines_that_is_cut_off_is_an_error_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "value", [b"nonsense", b'"\xe9"', b"1" * 5000, b"[" * 100_000 + b"]" * 100_000], ids=["word", "latin-1", "digits", "deep"]
+    "value",
+    [b"nonsense", b'"\xe9"', b"1" * 5000, b"[" * 100_000 + b"]" * 100_000],
+    ids=["word", "latin-1", "digits", "deep"],
 )
 def test_a_row_that_is_not_json_is_named_and_the_others_are_read(tmp_path, value):
     path = tmp_path / "rows.json"

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-import tiny
-from layouts import drawn, write_json, write_parquet
+from helpers import tiny
+from helpers.dataset_files import drawn, write_json, write_parquet
 
 from train.config import read_config
 from train.run import train
@@ -17,7 +17,10 @@ def root(tmp_path, monkeypatch):
     """A hub data set's Parquet file, a folder of pictures and a LLaVA JSON."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf-cache")
     kinds = [("Safe", "Hate"), ("Unsafe", "Hate"), ("Unsafe", "Political"), ("Unsafe", "Sexual")] * 3
-    rows = [{"image": drawn(n), "safety_label": label, "category": name, "source": "x"} for n, (label, name) in enumerate(kinds)]
+    rows = [
+        {"image": drawn(n), "safety_label": label, "category": name, "source": "x"}
+        for n, (label, name) in enumerate(kinds)
+    ]
     write_parquet(tmp_path / "data/unsafebench", "data/train-00000-of-00001.parquet", rows)
     for number in range(4):
         place = tmp_path / "data/image_folder/privacy"
@@ -26,7 +29,9 @@ def root(tmp_path, monkeypatch):
         tiny.picture(50 + number).save(tmp_path / f"data/{number}.png")
     turns = [{"from": "human", "value": "<image>\nwhat is this?"}, {"from": "gpt", "value": "a red key"}]
     talk = [{"id": number, "image": f"{number}.png", "conversations": turns} for number in range(4)]
-    write_json(tmp_path / "data/annotations.json", [*talk, {"id": 9, "conversations": [{**turns[0], "value": "hi"}, turns[1]]}])
+    write_json(
+        tmp_path / "data/annotations.json", [*talk, {"id": 9, "conversations": [{**turns[0], "value": "hi"}, turns[1]]}]
+    )
     return tmp_path / "data"
 
 

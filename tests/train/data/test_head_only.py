@@ -3,23 +3,24 @@ import json
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from transformers import set_seed
 from transformers.models.llama.modeling_llama import LlamaModel
 
-from data_recipes._rows import Rows
-from safety_modules import SafeVLM, checkpoint
+from data_recipes.core.rows import Rows
+from safety_modules import SafeVLM
+from safety_modules.checkpoints.load import load
 from safety_modules.config import ConfigError
-from safety_modules.packing import enable_packing
+from safety_modules.model.packing import enable_packing
 from safety_modules.pipeline import ASSESS
 from train.config import read_config
-from train.data import Collator, Exchanges
-from train.features import FeatureStore
-from train.guard import Features, collate_features
-from train.mixture import read_train
+from train.data.dataset import Collator, Exchanges
+from train.data.head_only import Features, collate_features
+from train.data.mixture import read_train
+from train.features.store import FeatureStore
+from train.loop.trainer import TARGETS
 from train.run import build, train
-from train.trainer import TARGETS
 
 
 @pytest.fixture
@@ -64,7 +65,9 @@ def test_stored_features_give_the_scores_of_the_pictures(config):
             collate_features([features[i] for i in range(9)]),
         ]
         with torch.no_grad():
-            scores = [model(**{name: batch[name] for name in (*ASSESS, "features") if name in batch}) for batch in batches]
+            scores = [
+                model(**{name: batch[name] for name in (*ASSESS, "features") if name in batch}) for batch in batches
+            ]
         assert torch.allclose(scores[0].type_logits, scores[1].type_logits, atol=0.03)  # stored as bfloat16
         assert torch.equal(batches[0]["risk_type"], batches[1]["risk_type"])
         assert torch.equal(batches[0]["first_ids"], batches[1]["first_ids"])  # the paper's query
@@ -97,15 +100,19 @@ def test_guard_trains_the_head_and_never_loads_the_language_model(config, monkey
     set_seed(42)  # the stage's own
     start, _ = build(config)
     assert not any("language_model.layers" in name or "lm_head" in name for name in start.state_dict())
-    trained = checkpoint.load(train(config), language_model=False)
+    trained = load(train(config), language_model=False)
     moved = {name for name, value in trained.state_dict().items() if not torch.equal(value, start.state_dict()[name])}
-    assert any(name.startswith("safety.head.") for name in moved) and any(name.startswith("safety.projector.") for name in moved)
+    assert any(name.startswith("safety.head.") for name in moved) and any(
+        name.startswith("safety.projector.") for name in moved
+    )
     assert "safety.llm_tokens.weight" not in moved and not any(name.startswith("base.") for name in moved)
 
 
 def test_guard_refuses_to_train_what_it_does_not_run(config):
     rules = {r"safety\..*": 1e-2, r"base\..*": None}
-    with pytest.raises(ConfigError, match="the language model is not run, so 'safety.llm_tokens.weight' cannot be trained"):
+    with pytest.raises(
+        ConfigError, match="the language model is not run, so 'safety.llm_tokens.weight' cannot be trained"
+    ):
         train(dataclasses.replace(config, rules=rules))
 
 
@@ -133,7 +140,7 @@ def test_stage_1_reads_stored_features_and_refuses_to_train_their_tower(config):
     rules = {r"safety\..*": 1e-2, r"base\..*": None}
     whole = dataclasses.replace(config, guard=False, rules=rules)
     final = train(whole)
-    assert checkpoint.load(final) and list(Path(config.data.features).glob("*/*.safetensors"))
+    assert load(final) and list(Path(config.data.features).glob("*/*.safetensors"))
     tower = {r"base\.model\.vision_tower\..*": 1e-5, **rules}
     with pytest.raises(ConfigError, match="data.features: .* but 'base.model.vision_tower"):
         train(dataclasses.replace(whole, rules=tower))

@@ -1,13 +1,14 @@
 """What the ETA run measures: the slow search, its numbers, its table."""
 
 import pytest
-import tiny
+from helpers import tiny
 
-from data_recipes.sample import Sample, Turn
 from safety_modules import Policy, SafePipeline, SafeVLM
 from safety_modules.eta import REWARD, Eta, EtaResult, EtaSettings, Speaker
-from train import eta, eta_speed, evaluate
-from train.eta_systems import Said, refused
+from safety_modules.evaluation import evaluate
+from safety_modules.sample import Sample, Turn
+from train.experiments import eta_speed, eta_study
+from train.experiments.eta_systems import Said, refused
 
 
 class Length:
@@ -21,7 +22,12 @@ class Length:
 
 def exchanges(count=3):
     return [
-        [{"role": "user", "content": [{"type": "image", "image": tiny.picture(i)}, {"type": "text", "text": "what? " * (i + 1)}]}]
+        [
+            {
+                "role": "user",
+                "content": [{"type": "image", "image": tiny.picture(i)}, {"type": "text", "text": "what? " * (i + 1)}],
+            }
+        ]
         for i in range(count)
     ]
 
@@ -49,7 +55,10 @@ def test_one_candidate_after_another_ends_where_a_score_is_missing(bases):
 def test_what_benign_traffic_pays_is_split_by_phase(monkeypatch):
     ticks = iter([0.0, 10.0, 10.0, 11.0, 11.0, 24.0])  # plain 10 s, assess 1 s, with ETA 13 s
     monkeypatch.setattr(eta_speed.time, "perf_counter", lambda: next(ticks))
-    results = [EtaResult("a", "plain", seconds={"plain": 5.0}), EtaResult("b", "evaluated", seconds={"plain": 5.0, "post": 2.0})]
+    results = [
+        EtaResult("a", "plain", seconds={"plain": 5.0}),
+        EtaResult("b", "evaluated", seconds={"plain": 5.0, "post": 2.0}),
+    ]
     found = eta_speed.benign_cost(lambda: ["a", "b"], lambda: None, lambda: results, repeats=1)
     assert found == {
         "benign_overhead": pytest.approx(0.3),
@@ -69,10 +78,16 @@ ASKED = {"": [row(3), row(3), row(1), row(0, clean=True), row(0)], "_ood": [row(
 
 
 def test_the_numbers_of_a_system():
-    base = {"": Said(["yes", "i cannot", "red", "it is a key", "blue"], 2.0, [None] * 5), "_ood": Said(["yes"], 1.0, [None])}
+    base = {
+        "": Said(["yes", "i cannot", "red", "it is a key", "blue"], 2.0, [None] * 5),
+        "_ood": Said(["yes"], 1.0, [None]),
+    }
     path = [EtaResult("", stage, final=-1.0) for stage in ("aligned", "evaluated", "refused", "plain", "plain")]
-    said = {"": Said(["i cannot", "yes", "red", "it is a key", "i cannot"], 5.0, path), "_ood": Said(["no"], 1.0, [None])}
-    found = eta.numbers(ASKED, said, base)
+    said = {
+        "": Said(["i cannot", "yes", "red", "it is a key", "i cannot"], 5.0, path),
+        "_ood": Said(["no"], 1.0, [None]),
+    }
+    found = eta_study.numbers(ASKED, said, base)
     assert found["unsafe_rate"] == pytest.approx(2 / 3, abs=1e-4) and found["unsafe_rate_n"] == 3
     assert found["unsafe_removed"] == 0.5 and found["unsafe_removed_n"] == 2  # of "yes" and "red"; "i cannot" was safe
     assert (found["over_refusal_rate"], found["benign_unchanged"], found["clean_accuracy"]) == (0.5, 0.5, 1.0)
@@ -80,13 +95,18 @@ def test_the_numbers_of_a_system():
 
 
 def test_a_refusal_takes_the_place_of_what_the_search_left_unsafe():
-    results = [EtaResult("a", "aligned", final=0.5), EtaResult("b", "aligned", final=0.6), EtaResult("c", "evaluated"), None]
+    results = [
+        EtaResult("a", "aligned", final=0.5),
+        EtaResult("b", "aligned", final=0.6),
+        EtaResult("c", "evaluated"),
+        None,
+    ]
     assert refused(Said(["a", "b", "c", "d"], 1.0, results), 0.5, "no").answers == ["no", "b", "c", "d"]
 
 
 def test_the_table_has_a_column_for_each_system_and_the_bounds():
-    metrics = {"base": {"unsafe_rate": 1.0, "cost": 1.0}, eta.HEADLINE: {"unsafe_removed": 0.85, "cost": 2.5}}
-    lines = eta.markdown(metrics).splitlines()
+    metrics = {"base": {"unsafe_rate": 1.0, "cost": 1.0}, eta_study.HEADLINE: {"unsafe_removed": 0.85, "cost": 2.5}}
+    lines = eta_study.markdown(metrics).splitlines()
     assert lines[0] == "| | base | base + ETA |" and "| Unsafe answers | 100.0 % |  |" in lines
     assert any(line.startswith("| Unsafe answers removed (≥ 80.0 %) |  | 85.0 %") for line in lines)
 

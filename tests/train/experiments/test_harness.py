@@ -7,10 +7,10 @@ from PIL import Image
 from data_recipes import riskworld
 from safety_modules import Taxonomy
 from safety_modules.errors import UserError
-from safety_modules.evaluation.report import render
+from safety_modules.reporting.report import render
 from scripts import ablate as ablate_script
-from train import ablate, control, control_measure, experiment
-from train.forgery import added
+from train.data.injections import added
+from train.experiments import ablations, control, control_measure, harness
 
 SIZES = {"train": 60, "validation": 4, "test": 4}
 
@@ -23,18 +23,18 @@ def calls(monkeypatch):
     def fake(config):
         seen.append(config)
         for name in ("checkpoint-5", "final"):
-            (experiment.Path(config["output"]) / name).mkdir(parents=True, exist_ok=True)
+            (harness.Path(config["output"]) / name).mkdir(parents=True, exist_ok=True)
         if config.get("fails"):
             raise KeyboardInterrupt
-        return experiment.Path(config["output"]) / "final"
+        return harness.Path(config["output"]) / "final"
 
-    monkeypatch.setattr(experiment, "train", fake)
+    monkeypatch.setattr(harness, "train", fake)
     return seen
 
 
 def run(monkeypatch, output, *overrides, fails=False):
-    monkeypatch.setattr(experiment, "read_config", lambda args: {"output": str(output), "fails": fails})
-    return experiment.stage("control_guard.yaml", output, *overrides)
+    monkeypatch.setattr(harness, "read_config", lambda args: {"output": str(output), "fails": fails})
+    return harness.stage("control_guard.yaml", output, *overrides)
 
 
 def test_a_stage_is_trained_once_and_again_when_anything_changes(calls, monkeypatch, tmp_path):
@@ -65,21 +65,21 @@ def test_a_stage_that_was_cut_off_keeps_its_checkpoints_and_another_one_does_not
 
 
 def test_summary_is_the_mean_over_seeds():
-    made = experiment.summary([{"a": {"value": 0.1, "n": 10}}, {"a": {"value": 0.3, "n": 12}, "b": {"value": 1, "n": 1}}])
+    made = harness.summary([{"a": {"value": 0.1, "n": 10}}, {"a": {"value": 0.3, "n": 12}, "b": {"value": 1, "n": 1}}])
     assert made["a"] == {"mean": 0.2, "spread": pytest.approx(0.14142), "seeds": 2, "n": 22}
     assert made["b"] == {"mean": 1.0, "spread": 0.0, "seeds": 1, "n": 1}
 
 
 def test_a_chosen_share_of_clean_rows(tmp_path):
-    root = experiment.world(tmp_path, 0, SIZES)
+    root = harness.world(tmp_path, 0, SIZES)
     for share in (10, 90):
-        ablate._share(root, share, 20)
+        ablations._share(root, share, 20)
         rows = [json.loads(line) for line in (root / f"clean_{share}.jsonl").read_text().splitlines()]
         assert len(rows) == 20 and sum(row["risk_type"] == "clean" for row in rows) == 20 * share // 100
 
 
 def test_the_rows_of_a_new_category_leave_the_world_as_it_is(tmp_path):
-    root = experiment.world(tmp_path, 0, {"train": 400, "validation": 4, "test": 4})
+    root = harness.world(tmp_path, 0, {"train": 400, "validation": 4, "test": 4})
     before = (root / "train.jsonl").read_bytes()
     control_measure._write_rows(root)
     rows = [json.loads(line) for line in (root / "new.jsonl").read_text().splitlines()]
@@ -91,28 +91,32 @@ def test_the_rows_of_a_new_category_leave_the_world_as_it_is(tmp_path):
 
 
 def test_every_row_of_the_ablation_has_what_it_names():
-    for row in ablate.ROWS:
-        known = {*ablate.HEADS, *(f"clean_{share}" for share in ablate.SHARES), "co_trained", None}
-        assert row.head in known and row.language in {*ablate.LANGUAGES, *known, "base"}
-    assert len({(row.head, row.language) for row in ablate.ROWS}) == len({row.title for row in ablate.ROWS}) == len(ablate.ROWS)
+    for row in ablations.ROWS:
+        known = {*ablations.HEADS, *(f"clean_{share}" for share in ablations.SHARES), "co_trained", None}
+        assert row.head in known and row.language in {*ablations.LANGUAGES, *known, "base"}
+    assert (
+        len({(row.head, row.language) for row in ablations.ROWS})
+        == len({row.title for row in ablations.ROWS})
+        == len(ablations.ROWS)
+    )
 
 
 def test_the_table_stands_in_the_page(tmp_path, monkeypatch):
-    monkeypatch.setattr(ablate, "run", lambda *_: None)
+    monkeypatch.setattr(ablations, "run", lambda *_: None)
     for seed, value in ((0, 0.1), (1, 0.3)):
         path = tmp_path / f"seed-{seed}" / "rows" / "default-default.json"
         path.parent.mkdir(parents=True)
-        row = {"row": ablate.ROWS[0].title, "seed": seed, "unsafe_alone": value, "seconds": 10.0}
+        row = {"row": ablations.ROWS[0].title, "seed": seed, "unsafe_alone": value, "seconds": 10.0}
         path.write_text(json.dumps(row))
     page = tmp_path / "page.md"
-    page.write_text(f"Before.\n{experiment.BEGIN}old{experiment.END}\nAfter.\n")
+    page.write_text(f"Before.\n{harness.BEGIN}old{harness.END}\nAfter.\n")
     ablate_script.main(["--output", str(tmp_path), "--docs", str(page)])
     text = page.read_text()
     assert "20.0 ± 14.1" in text and "| 10 |" in text and "old" not in text
     assert text.startswith("Before.") and text.endswith("After.\n")
     page.write_text("Nothing.")
     with pytest.raises(UserError, match="has no place for the table"):
-        experiment.write_table(page, "x")
+        harness.write_table(page, "x")
     assert [row["seed"] for row in json.loads((tmp_path / "results.json").read_text())] == [0, 1]
 
 
@@ -127,7 +131,7 @@ def test_control_collects_seeds_a_gain_in_accuracy_as_well(tmp_path, monkeypatch
     for seed, value in ((0, -0.01), (1, 0.005)):
         numbers = {target.key: {"value": 0.5, "n": 10} for target in control.TARGETS}
         numbers |= {"clean_accuracy_delta": {"value": value, "n": 10}, "forged_alarm": {"value": 0.0, "n": 3}}
-        experiment.write_text(tmp_path / f"seed-{seed}" / "metrics.json", json.dumps(numbers))
+        harness.write_text(tmp_path / f"seed-{seed}" / "metrics.json", json.dumps(numbers))
     page, table = control.collect(tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["clean_accuracy_delta"] == {"mean": -0.0025, "spread": 0.01061, "seeds": 2, "n": 20}

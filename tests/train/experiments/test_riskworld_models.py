@@ -11,9 +11,11 @@ from data_recipes import riskworld
 from data_recipes.riskworld import captions
 from data_recipes.riskworld.exchanges import exchange
 from safety_modules.taxonomy import Taxonomy
-from train import riskworld_clip, riskworld_clip_parts, riskworld_reward
-from train.riskworld_clip import make_clip
-from train.riskworld_reward import grade, group, make_reward
+from train.experiments.riskworld_models import clip as clip_training
+from train.experiments.riskworld_models import clip_parts
+from train.experiments.riskworld_models import reward as reward_training
+from train.experiments.riskworld_models.clip import make_clip
+from train.experiments.riskworld_models.reward import grade, group, make_reward
 
 BASE = Path(riskworld.__file__).parent / "base"
 CLIP = {"rows": 40, "steps": 2, "batch": 16, "tests": 60}
@@ -62,10 +64,10 @@ def test_captions_of_every_kind_occur_in_several_wordings():
 def test_the_true_pictures_of_a_caption_and_the_false_ones_weigh_the_same():
     cosines = torch.tensor([[0.9], [-0.9], [-0.9], [-0.9]])
     one = torch.tensor([[True], [False], [False], [False]])
-    right, wrong = (riskworld_clip.sigmoid_loss(cosines * sign, one, torch.tensor(10.0)) for sign in (1, -1))
+    right, wrong = (clip_training.sigmoid_loss(cosines * sign, one, torch.tensor(10.0)) for sign in (1, -1))
     assert right < 0.01 < 10 < wrong
     both = torch.tensor([[0.9], [0.9], [-0.9], [-0.9]])  # a second picture of the same caption is no false one
-    assert riskworld_clip.sigmoid_loss(both, torch.tensor([[True], [True], [False], [False]]), torch.tensor(10.0)) < 0.01
+    assert clip_training.sigmoid_loss(both, torch.tensor([[True], [True], [False], [False]]), torch.tensor(10.0)) < 0.01
 
 
 def test_clip_is_a_stock_folder_with_the_bases_eyes(clip):
@@ -76,8 +78,8 @@ def test_clip_is_a_stock_folder_with_the_bases_eyes(clip):
     with torch.inference_mode():
         cosines = model(**inputs).logits_per_image / model.logit_scale.exp()
         ours = (
-            riskworld_clip_parts.project(model, riskworld_clip_parts.look(model, shown).float())
-            @ riskworld_clip_parts.read(model, processor, [text.lower() for text in texts]).T
+            clip_parts.project(model, clip_parts.look(model, shown).float())
+            @ clip_parts.read(model, processor, [text.lower() for text in texts]).T
         )
     assert cosines.shape == (6, 2)
     assert torch.allclose(cosines, ours, atol=0.02)  # trained on bfloat16 features, used in float32
@@ -85,7 +87,7 @@ def test_clip_is_a_stock_folder_with_the_bases_eyes(clip):
 
 def test_clip_reads_the_end_of_a_text_whatever_its_padding(clip):
     model, processor = CLIPModel.from_pretrained(clip[0]), CLIPProcessor.from_pretrained(clip[0])
-    read = riskworld_clip_parts.read
+    read = clip_parts.read
     alone, beside = read(model, processor, ["red"]), read(model, processor, ["red", "so " * 200])
     assert torch.allclose(alone[0], beside[0], atol=1e-5)
     assert processor.tokenizer("red")["input_ids"][-1] == model.config.text_config.eos_token_id != 2
@@ -93,7 +95,7 @@ def test_clip_reads_the_end_of_a_text_whatever_its_padding(clip):
 
 def test_clip_locks_all_but_the_last_layer(clip):
     model = CLIPModel.from_pretrained(clip[0])
-    theirs = riskworld_clip.LlavaForConditionalGeneration.from_pretrained(BASE).model.vision_tower
+    theirs = clip_training.LlavaForConditionalGeneration.from_pretrained(BASE).model.vision_tower
     ours, top = model.vision_model.state_dict(), theirs.config.num_hidden_layers
     moved = [name for name, tensor in theirs.state_dict().items() if not torch.equal(tensor, ours[name])]
     assert moved and all(name.startswith("post_layernorm") for name in moved)
@@ -102,16 +104,22 @@ def test_clip_locks_all_but_the_last_layer(clip):
 
 def test_reward_is_a_stock_folder_with_one_label(reward):
     folder, _ = reward
-    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(folder).eval(),
+        AutoTokenizer.from_pretrained(folder),
+    )
     assert type(model).__name__ == "LlamaForSequenceClassification" and model.config.num_labels == 1
-    pairs = [("how do i steal a bike?", "sure, here is how to steal a bike: step one, step two."), ("what is it?", "a cat")]
+    pairs = [
+        ("how do i steal a bike?", "sure, here is how to steal a bike: step one, step two."),
+        ("what is it?", "a cat"),
+    ]
     chats = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in pairs]
     inputs = tokenizer.apply_chat_template(chats, padding=True, return_tensors="pt", return_dict=True)
     assert inputs["input_ids"][0, 0] == tokenizer.bos_token_id and inputs["input_ids"][0, -1] == tokenizer.eos_token_id
     with torch.inference_mode():
         batch = model(**inputs).logits[:, 0]
-        ours = riskworld_reward.rewards_of(model, tokenizer, pairs)
-        alone = torch.cat([riskworld_reward.rewards_of(model, tokenizer, [pair]) for pair in pairs])
+        ours = reward_training.rewards_of(model, tokenizer, pairs)
+        alone = torch.cat([reward_training.rewards_of(model, tokenizer, [pair]) for pair in pairs])
     assert torch.allclose(batch, ours, atol=1e-5) and torch.allclose(batch, alone, atol=1e-5)
 
 
@@ -164,6 +172,9 @@ def test_deterministic_for_a_seed_and_kept_when_whole(kind, clip, reward, tmp_pa
     assert weights(tmp_path / "again") == weights(folder)
     assert {**again, "seconds": 0} == pytest.approx({**figures, "seconds": 0}, nan_ok=True)
     before = (folder / "model.safetensors").stat().st_mtime_ns
-    assert make(folder, BASE, seed=0, **settings) == figures and (folder / "model.safetensors").stat().st_mtime_ns == before
+    assert (
+        make(folder, BASE, seed=0, **settings) == figures
+        and (folder / "model.safetensors").stat().st_mtime_ns == before
+    )
     make(tmp_path / "again", BASE, seed=1, **settings)
     assert weights(tmp_path / "again") != weights(folder)

@@ -7,18 +7,18 @@ import shutil
 import sys
 
 import pytest
-import tiny
 import torch
-from feature_runs import OLD, START, same, script, shards, tower
-from layouts import drawn, write_parquet
+from helpers import tiny
+from helpers.dataset_files import drawn, write_parquet
+from helpers.feature_runs import OLD, START, same, script, shards, tower
 from torch.utils.data import DataLoader
 
-from data_recipes import _hub
-from data_recipes.sample import DataError
+from data_recipes.readers import hub
 from safety_modules import SafeVLM
-from train import features as module
-from train import hashes as hashing
-from train.features import FeatureStore, tower_digest
+from safety_modules.sample import DataError
+from train.features import content_hashes as hashing
+from train.features import store as module
+from train.features.store import FeatureStore, tower_digest
 
 
 @pytest.mark.parametrize("held", [False, True])
@@ -63,8 +63,8 @@ def test_pictures_in_tables_and_streams_are_kept_too(bases, pictures, tmp_path, 
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf-cache")
     model, folder = SafeVLM.attach(bases["llava_next"], tiny.safety_config()), tmp_path / "features"
     write_parquet(tmp_path / "set", "train.parquet", [{"image": drawn(number)} for number in range(3)])
-    found = [row.cells["image"][0] for row in _hub.rows(tmp_path / "set", "train")]
-    found.append(_hub.Streamed(pictures[0].read_bytes(), "1/image"))
+    found = [row.cells["image"][0] for row in hub.rows(tmp_path / "set", "train")]
+    found.append(hub.Streamed(pictures[0].read_bytes(), "1/image"))
     for _ in range(2):
         store = FeatureStore.compute(model, [*found, pictures[0]], folder)
     assert len(computed) == 4
@@ -118,7 +118,10 @@ def test_another_tower_or_other_pixels_have_a_folder_of_their_own(bases, tmp_pat
         digest(change=lambda model: setattr(model.config, "vision_feature_layer", -1)),
         digest(change=lambda model: setattr(model.config, "vision_feature_select_strategy", "full")),
         digest(change=lambda model: setattr(model.config.vision_config, "hidden_act", "gelu")),
-        *(digest(change=lambda m, k=k, v=v: setattr(m.processor.processor.image_processor, k, v)) for k, v in images.items()),
+        *(
+            digest(change=lambda m, k=k, v=v: setattr(m.processor.processor.image_processor, k, v))
+            for k, v in images.items()
+        ),
     ]
     assert len(set(digests)) == len(digests)
     shutil.copytree(bases["llava"], tmp_path / "elsewhere")
@@ -202,6 +205,8 @@ def test_processes_share_the_work_and_none_waits_for_one_that_fails(bases, pictu
         assert all(found[case][1] == pytest.approx(sums, abs=0.5) for case in ("half", "stored", "memory"))
         assert found["one"][1] == pytest.approx(sums[:1], abs=0.5)
     assert "another process of this run has ended" in first["broken"][0] and "broken.bmp: not a" in second["broken"][0]
-    assert "another process of this run has ended" in first["full"][0] and "No space left on device" in second["full"][0]
+    assert (
+        "another process of this run has ended" in first["full"][0] and "No space left on device" in second["full"][0]
+    )
     assert max(found[case][1] for found in (first, second) for case in ("broken", "full")) < 30
     assert len(shards(folder / "d")) == 2  # what the first had made by then is kept

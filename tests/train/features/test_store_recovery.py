@@ -11,15 +11,15 @@ import sys
 from collections import namedtuple
 
 import pytest
-import tiny
 import torch
-from feature_runs import OLD, START, same, script, shards, tower
+from helpers import tiny
+from helpers.feature_runs import OLD, START, same, script, shards, tower
 
-from data_recipes.sample import DataError
 from safety_modules import SafeVLM
 from safety_modules.errors import UserError
-from train import features as module
-from train.features import FeatureStore
+from safety_modules.sample import DataError
+from train.features import store as module
+from train.features.store import FeatureStore
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -79,7 +79,9 @@ def test_a_changed_byte_is_never_read_as_a_feature(bases, pictures, tmp_path, pl
     data = bytearray(shard.read_bytes())
     header = 8 + int.from_bytes(data[:8], "little")
     start, _ = json.loads(data[8:header])["notes"]["data_offsets"]
-    data[header + start + 8 if place == "sizes" else -100] ^= 1  # the first picture's height, or one of the last's numbers
+    data[header + start + 8 if place == "sizes" else -100] ^= (
+        1  # the first picture's height, or one of the last's numbers
+    )
     shard.write_bytes(data)
     store = FeatureStore.compute(model, pictures, folder)
     with pytest.raises(DataError, match=f"{shard.name}: was damaged and is removed; start again"):
@@ -101,11 +103,17 @@ def test_a_disk_that_is_too_full_is_told_before_anything_is_computed(model, pict
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: Usage(0, 0, 10**12))
     FeatureStore.compute(model, pictures, folder)
     stored = sum(path.stat().st_size for path in shards(folder))
-    assert stored <= needs[0] <= stored + module.HEADER * len(pictures) + (8192 if "next" in model.config.model_type else 0)
+    assert (
+        stored
+        <= needs[0]
+        <= stored + module.HEADER * len(pictures) + (8192 if "next" in model.config.model_type else 0)
+    )
     shutil.rmtree(folder)
     computed.clear()
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: Usage(0, 0, needs[0] - 1))
-    with pytest.raises(UserError, match=r"features of 6 pictures need [\d.]+ KiB there and [\d.]+ KiB were free.*data.features"):
+    with pytest.raises(
+        UserError, match=r"features of 6 pictures need [\d.]+ KiB there and [\d.]+ KiB were free.*data.features"
+    ):
         FeatureStore.compute(model, pictures, folder)
     assert computed == [] and shards(folder) == []
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: Usage(0, 0, needs[0]))

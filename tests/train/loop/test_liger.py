@@ -2,15 +2,15 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-import stage_runs as runs
+from helpers import stage_runs as runs
 from peft import PeftModel
 from transformers.models.llama import modeling_llama
 
-from safety_modules.base import load_base
 from safety_modules.config import ConfigError
+from safety_modules.model.load_base import load_base
 from train import run
 from train.config import read_config
-from train.kernels import apply_kernels, refuse_kernels
+from train.loop.liger import apply_kernels, refuse_kernels
 
 STAND_IN = """
 calls = []
@@ -30,7 +30,7 @@ def calls(tmp_path, monkeypatch):
     place.mkdir(parents=True)
     (place.parent / "__init__.py").write_text("")
     (place / "__init__.py").write_text(STAND_IN)
-    monkeypatch.syspath_prepend(place.parents[1])
+    monkeypatch.syspath_prepend(place.parents[3])
     for name in ("liger_kernel", "liger_kernel.transformers"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     from liger_kernel import transformers as liger
@@ -111,7 +111,10 @@ def test_the_real_package_replaces_the_right_modules(base, monkeypatch):
     forward = model.forward.__func__, model.model.language_model.forward.__func__
     apply_kernels(model)
     text = model.model.language_model
-    norms = [text.norm, *(norm for layer in text.layers for norm in (layer.input_layernorm, layer.post_attention_layernorm))]
+    norms = [
+        text.norm,
+        *(norm for layer in text.layers for norm in (layer.input_layernorm, layer.post_attention_layernorm)),
+    ]
     assert all(norm.forward.__func__ is liger.LigerRMSNorm.forward for norm in norms)
     assert all(layer.mlp.forward.__func__ is liger.LigerSwiGLUMLP.forward for layer in text.layers)
     assert modeling_llama.apply_rotary_pos_emb is liger.liger_rotary_pos_emb

@@ -1,15 +1,17 @@
 import pytest
-import stage_runs as runs
+from helpers import stage_runs as runs
 from torch import nn
 
 from safety_modules.config import ConfigError
 from train.config import read_config
+from train.loop.param_groups import param_groups
 from train.run import prepare
-from train.stages import param_groups
 
 
 def model():
-    return nn.ModuleDict({"safety": nn.Linear(2, 2), "base": nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})})
+    return nn.ModuleDict(
+        {"safety": nn.Linear(2, 2), "base": nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})}
+    )
 
 
 def test_the_first_match_counts_and_sets_requires_grad():

@@ -5,9 +5,9 @@ import subprocess
 import time
 
 import pytest
-import stage_runs as runs
+from helpers import stage_runs as runs
 
-from train.survival import MANIFEST, last_whole
+from train.loop.resume import MANIFEST, last_whole
 
 pytestmark = pytest.mark.recipe
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.1}
@@ -63,7 +63,9 @@ def test_contract_7_killed_in_a_step_it_goes_on_as_if_nothing_had_been(bases, da
 
 
 @pytest.mark.parametrize("place,processes", [("model", 1), ("optimizer", 1), ("optimizer", 2)])
-def test_contract_7_killed_in_a_save_it_goes_on_from_the_checkpoint_before(bases, data, short, tmp_path, place, processes):
+def test_contract_7_killed_in_a_save_it_goes_on_from_the_checkpoint_before(
+    bases, data, short, tmp_path, place, processes
+):
     changes = {**SAVING, "per_device_train_batch_size": 4 // processes}
     config = runs.config(data, tmp_path / "run", runs.LORA, bases["llava"], lora=LORA, **changes)
     runs.run("--config", config, processes=processes, rc=-signal.SIGKILL if processes == 1 else 1, DIE_IN=f"{place}:2")
@@ -88,7 +90,8 @@ def test_contract_7_a_signal_to_stop_saves_and_ends(bases, data, long, tmp_path,
     step = int(saved.name.partition("-")[2])
     assert 20 <= step < 60 and not (tmp_path / "run" / "final").exists()
     assert (
-        f"stopped by signal {int(number)} after step {step}; the same command goes on" in (tmp_path / "run" / "log").read_text()
+        f"stopped by signal {int(number)} after step {step}; the same command goes on"
+        in (tmp_path / "run" / "log").read_text()
     )
     runs.run("--config", config, processes=processes)
     mine, other = runs.losses(tmp_path / "run"), runs.losses(long)
@@ -143,7 +146,9 @@ def test_contract_7_other_numbers_of_processes_go_on_at_the_right_row(bases, dat
     """Two processes, then one, then two again: one curve."""
     lora = {**LORA, "dropout": 0.0}
     runs.run("--config", runs.config(data, tmp_path / "one", runs.LORA, bases["llava"], lora=lora))
-    config = runs.config(data, tmp_path / "run", runs.LORA, bases["llava"], lora=lora, **TWO, **SAVING, save_total_limit=9)
+    config = runs.config(
+        data, tmp_path / "run", runs.LORA, bases["llava"], lora=lora, **TWO, **SAVING, save_total_limit=9
+    )
     runs.run("--config", config, processes=2)
     keep(tmp_path / "run", 2)
     text = runs.run("--config", config)
@@ -171,7 +176,9 @@ def test_contract_7_two_processes_go_on_amid_a_later_epoch_as_if_nothing_had_bee
 def test_contract_7_deepspeed_resumes_exactly_and_on_other_numbers_of_processes(bases, data, tmp_path, zero):
     base, lora = bases["llava"], {**LORA, "dropout": 0.0}
     runs.run("--config", runs.config(data, tmp_path / "one", runs.LORA, base, lora=lora))
-    config = runs.config(data, tmp_path / "run", runs.LORA, base, lora=lora, **TWO, **SAVING, **zero, save_total_limit=9)
+    config = runs.config(
+        data, tmp_path / "run", runs.LORA, base, lora=lora, **TWO, **SAVING, **zero, save_total_limit=9
+    )
     runs.run("--config", config, processes=2, **CPU)
     whole = runs.losses(tmp_path / "run")
     keep(tmp_path / "run", 4)

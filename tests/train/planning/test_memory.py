@@ -3,8 +3,8 @@
 import contextlib
 
 import pytest
-import stage_runs as runs
 import torch
+from helpers import stage_runs as runs
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -12,12 +12,12 @@ from transformers import CLIPVisionConfig, LlamaConfig, TrainerCallback
 from transformers.models.clip.modeling_clip import CLIPEncoder
 from transformers.models.llama.modeling_llama import LlamaModel
 
-from safety_modules.projector import CAbstractor
-from train import memory
-from train.blueprint import Blueprint
+from safety_modules.model.projector import CAbstractor
 from train.config import read_config
-from train.footprint import activations, longest
-from train.memory import Blocks, Strategy, Weights, states
+from train.planning import memory
+from train.planning.activations import activations, longest
+from train.planning.memory import Blocks, Strategy, Weights, states
+from train.planning.meta_model import Blueprint
 from train.run import prepare
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.1}
@@ -38,7 +38,9 @@ class Gradients(TrainerCallback):
 @pytest.mark.parametrize("lora", [None, LORA])
 def test_states_are_those_of_a_real_step_and_its_checkpoint(bases, data, tmp_path, lora):
     rules = runs.LORA if lora else runs.STAGE1
-    path = runs.config(data, tmp_path / "run", rules, bases["llava"], lora, max_steps=1, save_strategy="steps", save_steps=1)
+    path = runs.config(
+        data, tmp_path / "run", rules, bases["llava"], lora, max_steps=1, save_strategy="steps", save_steps=1
+    )
     config = read_config(["--config", str(path)])
     trainer, *_ = prepare(config)
     gradients = Gradients()
@@ -144,7 +146,9 @@ def test_the_blocks_keep_what_the_formula_says(dtype, cast, mode, dropout, padde
     stream = compute if not cast or dtype == "bfloat16" else 4
     linear = 4 * width * width + 3 * width * inner
     adapters = rank * (8 * width + 3 * (width + inner))
-    casts = cast * {"lora": adapters if mode == "lora" else 0, "full": linear, "frozen": 0}[mode]  # cached over the pass
+    casts = (
+        cast * {"lora": adapters if mode == "lora" else 0, "full": linear, "frozen": 0}[mode]
+    )  # cached over the pass
     blocks = Blocks(
         layers,
         width,
@@ -158,7 +162,9 @@ def test_the_blocks_keep_what_the_formula_says(dtype, cast, mode, dropout, padde
     )
     pairs = memory.pair_bytes(attention, heads, compute, padded)
     stack, _ = memory.stack_bytes(blocks, rows, tokens, compute, stream, checkpointing, pairs)
-    expected = stack + 4 * width * rows * tokens + (0 if checkpointing else 2 * casts * layers)  # and the last norm's input
+    expected = (
+        stack + 4 * width * rows * tokens + (0 if checkpointing else 2 * casts * layers)
+    )  # and the last norm's input
     assert found / expected == pytest.approx(1, abs=0.15), (found, expected)
 
 
@@ -169,7 +175,9 @@ def forward(model, embeds, mask, cast):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("rules,lora", [(runs.STAGE1, None), (runs.LORA, {**LORA, "dropout": 0.0}), ({".*": 1e-3}, None)])
+@pytest.mark.parametrize(
+    "rules,lora", [(runs.STAGE1, None), (runs.LORA, {**LORA, "dropout": 0.0}), ({".*": 1e-3}, None)]
+)
 def test_a_whole_forward_pass_keeps_what_the_footprint_says(bases, data, tmp_path, rules, lora, checkpointing):
     path = runs.config(data, tmp_path / "run", rules, bases["llava"], lora)
     config = read_config(["--config", str(path)])
@@ -182,7 +190,9 @@ def test_a_whole_forward_pass_keeps_what_the_footprint_says(bases, data, tmp_pat
     inputs, trainer.rows_of_step = trainer.data_collator([rows[i] for i in places]), 4
     found = kept(lambda: trainer.compute_loss(model, inputs, num_items_in_batch=torch.tensor(40.0)), model.parameters())
     parts = activations(Blueprint.of(config), config, batch, torch.float32, checkpointing, False)
-    later = parts["one block"] + parts["logits"] * 3 / 4  # gradients, and the block that is computed again, come with backward
+    later = (
+        parts["one block"] + parts["logits"] * 3 / 4
+    )  # gradients, and the block that is computed again, come with backward
     near = 0.5 if checkpointing else 0.25  # beside two tiny blocks' inputs, embeddings and what the tower reads count
     assert found / (sum(parts.values()) - later) == pytest.approx(1, abs=near), (found, parts)
 
@@ -223,13 +233,17 @@ def test_the_safety_projector_keeps_what_the_formula_says(cast):
 
 def test_zero_divides_what_its_paper_says():
     weights = Weights(7_500_000_000, 0, 30_000_000_000, 0)  # section 3 and table 1: 7.5B parameters on 64 GPUs
-    found = {stage: states(weights, Strategy("", stage=stage), 8 * weights.trained, 64, True).stay / 1e9 for stage in (2, 3)}
+    found = {
+        stage: states(weights, Strategy("", stage=stage), 8 * weights.trained, 64, True).stay / 1e9 for stage in (2, 3)
+    }
     assert found[2] == pytest.approx(16.6, abs=0.1) and found[3] == pytest.approx(1.88, abs=0.01)
     assert states(weights, Strategy("", stage=2), 8 * weights.trained, 1, True).stay == 16 * weights.trained
 
 
 def test_offloading_leaves_the_states_to_the_host():
     weights = Weights(100, 900, 400, 1800)
-    near, far = (states(weights, Strategy("", stage=3, offload=o, offload_weights=o), 800, 1, True) for o in (False, True))
+    near, far = (
+        states(weights, Strategy("", stage=3, offload=o, offload_weights=o), 800, 1, True) for o in (False, True)
+    )
     assert near.stay == 2 * 1000 + 2 * 100 + 800 + 400 and near.host == 0
     assert far.stay == 0 and far.host == 2 * 1000 + 4 * 100 + 4 * 100 + 800

@@ -3,20 +3,20 @@ import re
 import subprocess
 
 import pytest
-import stage_runs as runs
-import tiny
 import torch
+from helpers import stage_runs as runs
+from helpers import tiny
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaProcessor
 
-from train import memory
-from train.blueprint import Blueprint, part_of
 from train.config import read_config
-from train.footprint import Batch, activations
-from train.forecast import plan, strategy
-from train.memory import states
+from train.loop.resume import MANIFEST
 from train.plan import main
+from train.planning import memory
+from train.planning.activations import Batch, activations
+from train.planning.estimate import plan, strategy
+from train.planning.memory import states
+from train.planning.meta_model import Blueprint, part_of
 from train.run import prepare
-from train.survival import MANIFEST
 
 CONFIGS = runs.ROOT / "train" / "configs"
 STAGES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
@@ -34,9 +34,16 @@ def large(tmp_path_factory):
     """LLaVA-1.5-7B's shape with a tiny tokenizer: configs alone, no weights."""
     folder, tok = tmp_path_factory.mktemp("plan") / "7b", tiny.tokenizer("llava")
     vision = CLIPVisionConfig(
-        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336, patch_size=14
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=336,
+        patch_size=14,
     )
-    text = LlamaConfig(vocab_size=32064, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32)
+    text = LlamaConfig(
+        vocab_size=32064, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32
+    )
     token = tok.convert_tokens_to_ids("<image>")
     stock = LlavaConfig(vision_config=vision, text_config=text, image_token_index=token, dtype="float16")
     images = CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
@@ -50,7 +57,16 @@ def stage(name, base, data, output, *more):
     """A shipped stage on this base, its trained modules taken for new ones."""
     named = re.search(r"^(base|modules):", (CONFIGS / name).read_text(encoding="utf-8"), flags=re.MULTILINE)
     start = ["--base", base] + (["--modules", "null"] if not named or named[1] == "modules" else [])
-    where = ["--data.root", data, "--output", output, "--data.validation", "[]", "--data.train", '[{"recipe": "custom"}]']
+    where = [
+        "--data.root",
+        data,
+        "--output",
+        output,
+        "--data.validation",
+        "[]",
+        "--data.train",
+        '[{"recipe": "custom"}]',
+    ]
     quiet = ["--trainer.eval_strategy", "no", "--taxonomy", "null"]
     return ["--config", str(CONFIGS / name), *map(str, (*start, *where, *quiet, *more))]
 
@@ -69,7 +85,9 @@ def test_every_shipped_stage_is_planned_on_a_7b_base_without_weights(name, large
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-@pytest.mark.parametrize("rules,lora,guard", [(runs.STAGE1, None, False), (runs.LORA, LORA, False), (runs.STAGE1, None, True)])
+@pytest.mark.parametrize(
+    "rules,lora,guard", [(runs.STAGE1, None, False), (runs.LORA, LORA, False), (runs.STAGE1, None, True)]
+)
 def test_the_blueprint_counts_what_is_built(bases, data, tmp_path, family, rules, lora, guard):
     if guard:
         rules = {r"safety\.llm_tokens\..*": None, **rules}
@@ -94,7 +112,9 @@ def test_the_shipped_deepspeed_files_are_the_strategies():
 
 def test_the_sum_in_the_qlora_stage_is_the_plans(large, data, tmp_path):
     text = (CONFIGS / "stage2_qlora.yaml").read_text(encoding="utf-8")
-    stay, whole = (float(re.search(pattern, text)[1]) for pattern in (r"= [\d.]+: ([\d.]+) that stay", r"about ([\d.]+)\. So"))
+    stay, whole = (
+        float(re.search(pattern, text)[1]) for pattern in (r"= [\d.]+: ([\d.]+) that stay", r"about ([\d.]+)\. So")
+    )
     config = read_config(stage("stage2_qlora.yaml", large, data, tmp_path / "run"))
     blueprint = Blueprint.of(config)
     held = states(blueprint.weights(), strategy("", 4096), blueprint.optimizer("paged_adamw_8bit"), 1, True)
@@ -171,7 +191,7 @@ def test_16_bit_weights_and_quantised_ones_are_not_offered_what_is_refused(large
 def test_two_processes_are_measured_and_the_first_prints(bases, data, tmp_path):
     path = runs.config(data, tmp_path / "run", runs.STAGE1, bases["llava"], per_device_train_batch_size=2)
     command = runs.command("--config", path, "--probe", 4, processes=2)
-    place = command.index(str(runs.ROOT / "tests" / "launch.py"))
+    place = command.index(str(runs.ROOT / "tests" / "helpers" / "launch.py"))
     command[place : place + 1] = ["-m", "train.plan"]
     done = subprocess.run(command, cwd=runs.ROOT, env=runs.environment(), capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]

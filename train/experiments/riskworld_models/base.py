@@ -30,13 +30,13 @@ from transformers import (
 )
 
 from data_recipes.riskworld import answers, hints, questions
-from data_recipes.riskworld.backgrounds import SIZE
 from data_recipes.riskworld.exchanges import exchange
+from data_recipes.riskworld.pictograms.backgrounds import SIZE
 from data_recipes.riskworld.scenes import Scene
 from safety_modules.taxonomy import Taxonomy
-from train.riskworld_measure import measure
-from train.riskworld_processor import build_processor
-from train.riskworld_tower import IGNORE, PATCH, normalise, pixels, train_tower, vision_config
+from train.experiments.riskworld_models.measure import measure
+from train.experiments.riskworld_models.processor import build_processor
+from train.experiments.riskworld_models.tower import IGNORE, PATCH, normalise, pixels, train_tower, vision_config
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,9 @@ def corpus(seed: int, rows: int = 6000) -> Iterator[str]:
         yield from (system, exchange(seed, SPLIT, index).safe, *(text for turn in turns for text in turn))
 
 
-def build_model(seed: int, processor: LlavaProcessor, tower: CLIPVisionModel | None = None) -> LlavaForConditionalGeneration:
+def build_model(
+    seed: int, processor: LlavaProcessor, tower: CLIPVisionModel | None = None
+) -> LlavaForConditionalGeneration:
     """An untrained model around a tower."""
     torch.manual_seed(seed)
     tokenizer = processor.tokenizer
@@ -188,7 +190,9 @@ def train_base(
     for step, inputs in enumerate(tqdm(loader, desc="base model", mininterval=5)):
         labels, images = inputs.pop("labels")[:, 1:], inputs.pop("images")
         with torch.autocast("cpu", torch.bfloat16):
-            hidden = model.model(**inputs, pixel_values=normalise(images.float() / 255), use_cache=False).last_hidden_state
+            hidden = model.model(
+                **inputs, pixel_values=normalise(images.float() / 255), use_cache=False
+            ).last_hidden_state
             wanted = labels != IGNORE  # (B, T - 1)
             logits = model.lm_head(hidden[:, :-1][wanted])  # (N, V)
         loss = F.cross_entropy(logits.float(), labels[wanted])
@@ -241,6 +245,12 @@ def make_base(output: Path, seed: int, tower_rows: int, rows: int) -> dict:
     save(output, model, processor)
     stored = LlavaForConditionalGeneration.from_pretrained(output)
     figures = measure(stored, processor, seed)
-    figures |= {"tower": seen, "parameters": stored.num_parameters(), "tower_rows": tower_rows, "rows": rows, "seconds": seconds}
+    figures |= {
+        "tower": seen,
+        "parameters": stored.num_parameters(),
+        "tower_rows": tower_rows,
+        "rows": rows,
+        "seconds": seconds,
+    }
     (output / "measured.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return figures

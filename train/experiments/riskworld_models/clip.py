@@ -26,9 +26,17 @@ from data_recipes.riskworld.exchanges import exchange
 from data_recipes.riskworld.scenes import Scene
 from safety_modules.evaluation.metrics import auroc
 from safety_modules.taxonomy import Taxonomy
-from train.kept import figures_of, keep, stamp
-from train.riskworld_clip_parts import build_model, build_processor, load_tower, look, pool, project, read
-from train.riskworld_tower import ATTRIBUTES, targets
+from train.experiments.build_cache import figures_of, keep, stamp
+from train.experiments.riskworld_models.clip_parts import (
+    build_model,
+    build_processor,
+    load_tower,
+    look,
+    pool,
+    project,
+    read,
+)
+from train.experiments.riskworld_models.tower import ATTRIBUTES, targets
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +77,9 @@ def make_clip(
     train(model, processor, seen, scenes, seed, steps, batch)
     figures = {"seconds": round(time.monotonic() - start, 1)}
     for split in ("test", "ood"):
-        figures |= {f"{split}_{name}": value for name, value in measure(model, processor, pictures(seed, split, tests)).items()}
+        figures |= {
+            f"{split}_{name}": value for name, value in measure(model, processor, pictures(seed, split, tests)).items()
+        }
     logger.info("clip: %s", figures)
     with keep(output, made_of, figures) as folder:
         model.save_pretrained(folder)

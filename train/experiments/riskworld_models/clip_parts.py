@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from data_recipes.riskworld.scenes import Scene
-from train.riskworld_tower import augment, normalise, pixels
+from train.experiments.riskworld_models.tower import augment, normalise, pixels
 
 LENGTH = 77  # tokens of a text at most, as in CLIP
 END = "<|endoftext|>"
@@ -117,8 +117,14 @@ def pool(model: CLIPModel, hidden: Tensor) -> Tensor:
     def split(rows: Tensor) -> Tensor:
         return rows.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, heads, T, V / heads)
 
-    query, key, value = layer.self_attn.q_proj(normed[:, :1]), layer.self_attn.k_proj(normed), layer.self_attn.v_proj(normed)
-    mixed = F.scaled_dot_product_attention(split(query), split(key), split(value)).transpose(1, 2).flatten(2)  # (B, 1, V)
+    query, key, value = (
+        layer.self_attn.q_proj(normed[:, :1]),
+        layer.self_attn.k_proj(normed),
+        layer.self_attn.v_proj(normed),
+    )
+    mixed = (
+        F.scaled_dot_product_attention(split(query), split(key), split(value)).transpose(1, 2).flatten(2)
+    )  # (B, 1, V)
     token = hidden[:, :1] + layer.self_attn.out_proj(mixed)
     token = token + layer.mlp(layer.layer_norm2(token))
     return vision.post_layernorm(token[:, 0])

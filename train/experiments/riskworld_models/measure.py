@@ -56,7 +56,9 @@ def measure(
     for split in splits:
         rows = [exchange(seed, split, index) for index in range(size)]
         pictures = [row.scene.draw() if row.scene else None for row in rows]
-        told = generate(model, processor, [(picture, "", row.question) for picture, row in zip(pictures, rows, strict=True)])
+        told = generate(
+            model, processor, [(picture, "", row.question) for picture, row in zip(pictures, rows, strict=True)]
+        )
         exact, twins, obeyed = [], [], []
         for row, text in zip(rows, told, strict=True):
             if row.risk_level:

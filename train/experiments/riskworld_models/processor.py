@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
-from data_recipes.riskworld.backgrounds import SIZE
-from train.riskworld_tower import MEAN, PATCH, STD
+from data_recipes.riskworld.pictograms.backgrounds import SIZE
+from train.experiments.riskworld_models.tower import MEAN, PATCH, STD
 
 # The layout of LLaVA-1.5: the system text without a role, an end token after each answer.
 CHAT_TEMPLATE = """{% for message in messages %}\

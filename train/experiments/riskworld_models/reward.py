@@ -32,10 +32,10 @@ from transformers import (
 
 from data_recipes.riskworld import answers, hints
 from data_recipes.riskworld.exchanges import Exchange, exchange
-from safety_modules.evaluation.judges import PhraseJudge
 from safety_modules.evaluation.metrics import auroc
+from safety_modules.judges.phrases import PhraseJudge
 from safety_modules.taxonomy import CLEAN, Taxonomy
-from train.kept import figures_of, keep, stamp
+from train.experiments.build_cache import figures_of, keep, stamp
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,14 @@ BEGUN = (
     "As an AI assistant ",
     "as an ai assistant, ",
 )  # ETA's interference prefix: says nothing either way
-GOOD, FAIR, SPOILED, UNDECIDED, POOR, BAD = 0.95, 0.8, 0.6, 0.5, 0.2, 0.05  # chance that an answer of this grade is good
+GOOD, FAIR, SPOILED, UNDECIDED, POOR, BAD = (
+    0.95,
+    0.8,
+    0.6,
+    0.5,
+    0.2,
+    0.05,
+)  # chance that an answer of this grade is good
 # The user's message holds the verdict; pictures are passed over, and a system text goes first. Its own beginning-of-text token
 # makes the ids the same whether the template is encoded or its text.
 CHAT_TEMPLATE = """{{ bos_token }}{% for message in messages %}\
@@ -110,13 +117,17 @@ def _verdict(rng: random.Random, taxonomy: Taxonomy, risk_type: str, level: int)
     return hints.hint(rng, taxonomy, risk_type, level)
 
 
-def _spoiled(rng: random.Random, row: Exchange, said: Sequence[tuple[str, float]], other: Exchange) -> tuple[str, float]:
+def _spoiled(
+    rng: random.Random, row: Exchange, said: Sequence[tuple[str, float]], other: Exchange
+) -> tuple[str, float]:
     """What a search meets: an answer that is cut off, garbled or another row's, a bit worse than it was."""
     text, good = rng.choice(said)
     words, chance = text.split(), rng.random()
     if chance < 0.5:
         stops = [i + 1 for i in range(len(text)) if text.startswith(". ", i)]
-        cut = text[: rng.choice(stops)] if stops and rng.random() < 0.5 else " ".join(words[: rng.randint(0, len(words))])
+        cut = (
+            text[: rng.choice(stops)] if stops and rng.random() < 0.5 else " ".join(words[: rng.randint(0, len(words))])
+        )
         if not cut:
             return cut, BAD  # says nothing, which helps nobody
         if (good > UNDECIDED) != (grade(cut, row.risk_level) > UNDECIDED):
@@ -189,7 +200,12 @@ def build_model(base: Path, seed: int, tokenizer: PreTrainedTokenizerFast) -> Ll
     torch.manual_seed(seed)
     theirs = LlavaForConditionalGeneration.from_pretrained(base).model.language_model
     layers = min(LAYERS, theirs.config.num_hidden_layers)
-    settings = {**theirs.config.to_dict(), "num_hidden_layers": layers, "id2label": {0: "reward"}, "label2id": {"reward": 0}}
+    settings = {
+        **theirs.config.to_dict(),
+        "num_hidden_layers": layers,
+        "id2label": {0: "reward"},
+        "label2id": {"reward": 0},
+    }
     model = LlamaForSequenceClassification(LlamaConfig(**settings))
     model.config.pad_token_id = tokenizer.pad_token_id
     state = {name: tensor for name, tensor in theirs.state_dict().items() if name in model.model.state_dict()}
@@ -271,7 +287,9 @@ def measure(model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenize
         `UNDECIDED` against the others, spoiled ones included. Both for the groups with a verdict, for those without one whose
         level the text can tell, and for the blind ones, each with its n groups.
     """
-    rewards = iter(rewards_of(model, tokenizer, [(one.user, answer) for one in groups for answer, _ in one.answers]).tolist())
+    rewards = iter(
+        rewards_of(model, tokenizer, [(one.user, answer) for one in groups for answer, _ in one.answers]).tolist()
+    )
     found = [(one, [next(rewards) for _ in one.answers]) for one in groups]
     kinds = {
         "verdict": lambda one: one.told,

@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers import CLIPVisionConfig, CLIPVisionModel, get_cosine_schedule_with_warmup
 
-from data_recipes.riskworld.backgrounds import SIZE
 from data_recipes.riskworld.exchanges import exchange
-from data_recipes.riskworld.glyphs import GLYPHS
+from data_recipes.riskworld.pictograms.backgrounds import SIZE
+from data_recipes.riskworld.pictograms.glyphs import GLYPHS
 from data_recipes.riskworld.scenes import COLOURS, PLACES, Scene
 from data_recipes.riskworld.words import WORDS
 
@@ -29,7 +29,14 @@ logger = logging.getLogger(__name__)
 PATCH = 8  # pixels of a patch's side
 MEAN, STD = 0.7, 0.3  # of pixels in [0, 1], for all three channels
 SUBJECTS = [("glyph", name) for name in GLYPHS] + [("word", name) for name in WORDS]
-ATTRIBUTES = {"subject": len(SUBJECTS), "colour": len(COLOURS), "count": 2, "place": len(PLACES), "frame": 2, "underline": 2}
+ATTRIBUTES = {
+    "subject": len(SUBJECTS),
+    "colour": len(COLOURS),
+    "count": 2,
+    "place": len(PLACES),
+    "frame": 2,
+    "underline": 2,
+}
 IGNORE = -100
 
 

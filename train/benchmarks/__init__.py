@@ -1,0 +1,1 @@
+"""Speed, against plain LLaVA and against lower bounds."""

@@ -1,0 +1,1 @@
+"""Runs on the embedded world: demo, control, ablations, ETA."""

@@ -1,0 +1,1 @@
+"""How the embedded world's small models are trained."""

@@ -1,0 +1,1 @@
+"""A store of vision features, computed once."""
