@@ -45,7 +45,7 @@ def read(name: str, root: str | Path, split: str, reading: Reading, training: bo
         name: of the recipe.
         root: where the data set lies; what may lie there is in the recipe's docstring.
         split: as the recipe names it. Where its `ABOUT.carve` names a split, "validation" is about a tenth of that one's
-            pictures, by a hash of their names; that split alone is the rest, and "train+validation" all of it.
+            images, by a hash of their names; that split alone is the rest, and "train+validation" all of it.
         reading: labels, texts, and what to do with rows that break a rule.
         training: that the rows are for; refused where the data set is for evaluation alone.
 
@@ -81,7 +81,7 @@ def read(name: str, root: str | Path, split: str, reading: Reading, training: bo
             f"recipe {name!r} has no rows in split {split!r} of {root}; name another split or add rows to it"
         )
     reading.check_labels()
-    rows = reading.readable(Rows.of(samples), root) if reading.open_pictures else Rows.of(samples)
+    rows = reading.readable(Rows.of(samples), root) if reading.open_images else Rows.of(samples)
     for label in rows.labels:
         try:
             reading.taxonomy.check(*label)

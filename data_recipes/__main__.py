@@ -14,7 +14,7 @@ from rich.table import Table
 
 import data_recipes
 from data_recipes.core import held_out
-from data_recipes.core.data_config import Plan
+from data_recipes.core.data_config import read_data_config
 from data_recipes.core.mixture import mix
 from data_recipes.core.mixture_table import show
 from data_recipes.core.reading import BAD_ROWS, Reading
@@ -56,9 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         add[name].add_argument(
             "--tokenizer", type=Path, help="tokenizer.json or its folder: lengths in tokens, not letters"
         )
-        add[name].add_argument(
-            "--workers", type=_count, default=os.cpu_count() or 1, help="processes that open pictures"
-        )
+        add[name].add_argument("--workers", type=_count, default=os.cpu_count() or 1, help="processes that open images")
     add["inspect"].add_argument("--limit", type=_count, help="at most so many rows, spread evenly")
     add["inspect"].add_argument("--stream", type=_count, help="no more than the first so many rows of a hub data set")
     add["inspect"].add_argument(
@@ -87,7 +85,7 @@ def list_recipes(options: argparse.Namespace) -> int:
 
 
 def inspect(options: argparse.Namespace) -> int:
-    """Look at one data set: labels, lengths, pictures, broken and suspicious rows, duplicates."""
+    """Look at one data set: labels, lengths, images, broken and suspicious rows, duplicates."""
     taxonomy, parts, faults = _taxonomy(options.taxonomy), [], []
     for split in _splits(options, join=True):
         reading = Reading(taxonomy, bad_rows=options.bad_rows, stream=options.stream)
@@ -103,34 +101,34 @@ def inspect(options: argparse.Namespace) -> int:
 
 def check(options: argparse.Namespace) -> int:
     """Look at a mixture before training on it: its composition, broken rows, duplicates, and leaks from what is measured on."""
-    plan = Plan.from_yaml(options.mixture, options.root)
-    taxonomy = _taxonomy(options.taxonomy or plan.taxonomy)
-    train = [replace(source, bad_rows="skip") for source in plan.train]  # to count them all
-    shape = (plan.balance, plan.clean_share, plan.max_repeats, plan.seed)
-    rows, parts = mix(train, plan.root, taxonomy, *shape, answers=False, open_pictures=False)  # the survey opens them
+    config, seed, own_taxonomy = read_data_config(options.mixture, options.root)
+    taxonomy = _taxonomy(options.taxonomy or own_taxonomy)
+    train = [replace(source, bad_rows="skip") for source in config.train]  # to count them all
+    shape = (config.balance, config.clean_fraction, config.max_repeats, seed)
+    rows, parts = mix(train, config.root, taxonomy, *shape, answers=False, open_images=False)  # the survey opens them
     show(parts)
-    others = measured(plan, taxonomy, options.workers)
+    others = measured(config, taxonomy, options.workers)
     faults = [f"{part.recipe} {part.split} {fault}" for part in parts for fault in part.faults]
     once = rows.unique()
     found = survey(once, [*faults, *others.faults], token_counter(options.tokenizer), options.workers, others.held)
     facts = [
         ("Mixture", str(options.mixture)),
         ("Rows to train on", f"{len(rows):,}"),
-        ("Pictures held out", f"{len(others.held.marks):,}"),
+        ("Images held out", f"{len(others.held.marks):,}"),
     ]
     output = options.output or Path("runs/check") / options.mixture.stem
     return report(options.mixture.name, facts, once, found, output, [part.to_dict() for part in parts])
 
 
 def split(options: argparse.Namespace) -> int:
-    """Write which picture is in which split, by hashes: a file that others can compare with, and hold out by."""
+    """Write which image is in which split, by hashes: a file that others can compare with, and hold out by."""
     taxonomy, marks = _taxonomy(options.taxonomy), []
     for name in _splits(options):
         rows = data_recipes.read(options.name, options.root, name, Reading(taxonomy), training=False)
-        marks += [held_out.mark(picture, name, perceptual=True) for picture in held_out.pictures(rows)]
+        marks += [held_out.mark(image, name, perceptual=True) for image in held_out.images(rows)]
     options.output.parent.mkdir(parents=True, exist_ok=True)
     held_out.write(options.output, marks)
-    say(f"{len(marks):,} pictures: {options.output}")
+    say(f"{len(marks):,} images: {options.output}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""BeaverTails-V: pictures of twenty kinds of harm, each with a question and answers that people judged safe or not.
+"""BeaverTails-V: images of twenty kinds of harm, each with a question and answers that people judged safe or not.
 
 The root: hf://datasets/PKU-Alignment/BeaverTails-V, or a folder with one folder for each category that holds its Parquet files
 (`<category>/train-*.parquet`, `<category>/evaluation-*.parquet`, as the hub lays them), or one folder with all of them. A row
@@ -58,11 +58,11 @@ def samples(root: Path | str, split: str, reading: Reading) -> list[Sample]:
 
     def convert(row: Row) -> list[Sample]:
         cells = row.cells
-        pictures = hub.pictures(cells, "image")
-        question = conversations.clean(files.text(cells, "question", needed=True), len(pictures))
+        images = hub.images(cells, "image")
+        question = conversations.clean(files.text(cells, "question", needed=True), len(images))
         label = reading.label(LABELS, cells.get("category"))
         answer = _safe_answer(cells) or reading.texts.answer(*label, row.source)
-        return [Sample(pictures, (Turn("user", question), Turn("assistant", answer)), *label, row.source)]
+        return [Sample(images, (Turn("user", question), Turn("assistant", answer)), *label, row.source)]
 
     return reading.each(_rows(root, split, reading), convert, root)
 

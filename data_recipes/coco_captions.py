@@ -3,7 +3,7 @@
 Layout of the root: `annotations/captions_<split>2017.json` (`images: [{id, file_name}]`, `annotations: [{image_id, caption}]`)
 and the photographs in `<split>2017/`; 2014 is read as well.
 
-Labels: all clean; nobody has looked for risky pictures among them, `safety_modules.cli.audit` does.
+Labels: all clean; nobody has looked for risky images among them, `safety_modules.cli.audit` does.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
         raise DataError(f"{table}: is not a COCO captions file ({error!r}); fetch it again") from error
 
     def convert(row: Row) -> list[Sample]:
-        picture = files.picture(folder, row.cells["name"])
+        image = files.image(folder, row.cells["name"])
         answer = files.text(row.cells, "caption", needed=True)
         return [
             Sample(
-                (picture,),
-                (Turn("user", reading.texts.question(picture.name)), Turn("assistant", answer)),
+                (image,),
+                (Turn("user", reading.texts.question(image.name)), Turn("assistant", answer)),
                 CLEAN,
                 0,
                 row.source,

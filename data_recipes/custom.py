@@ -1,4 +1,4 @@
-"""Custom: the user's own pictures, labelled in a table or by the folders they lie in. Described in docs/your-data.md."""
+"""Custom: the user's own images, labelled in a table or by the folders they lie in. Described in docs/your-data.md."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_recipes.core.about import About
 from data_recipes.core.reading import Reading
-from data_recipes.core.splits import by_picture
+from data_recipes.core.splits import by_image
 from data_recipes.readers import files, layouts, tables
 from data_recipes.readers.tables import Row, shown
 from safety_modules.sample import DataError, Sample, Turn
@@ -22,13 +22,13 @@ def samples(root: str | Path, split: str, reading: Reading) -> list[Sample]:
     """The rows of a split, in the order of the table or of the file names.
 
     A text that a row lacks is the taxonomy's own or a composed one (`_texts`), a missing level the default of its type. All
-    rows are checked, also those of other splits. Pictures are looked for but not opened.
+    rows are checked, also those of other splits. Images are looked for but not opened.
 
     Args:
         root: a table; or a folder with the table `<split>` or else `labels` (.csv, .jsonl, .parquet); or a folder with one
-            sub-folder of pictures per risk type.
+            sub-folder of images per risk type.
         split: the name of a table, a value of its column `split`, or without either "train" or "validation", which are
-            made by `by_picture`. "all" is every row of one table or folder.
+            made by `by_image`. "all" is every row of one table or folder.
 
     Raises:
         DataError: no usable table or folder, an unknown split, or rows that break a rule, the first five of them.
@@ -44,7 +44,7 @@ def samples(root: str | Path, split: str, reading: Reading) -> list[Sample]:
         return [(*_sample(row, folder, reading), _split(row, named) if column else named)]
 
     read = reading.each(rows, convert, table or root)
-    splits = [name for _, _, name in read] if named or column else by_picture([keys for _, keys, _ in read])
+    splits = [name for _, _, name in read] if named or column else by_image([keys for _, keys, _ in read])
     valid = [named] if named else sorted(set(splits)) if column else ["train", "validation"]
     if split not in (*valid, EVERY):
         more = "" if named or column else "; others need a column split, or a table of their name"
@@ -53,9 +53,9 @@ def samples(root: str | Path, split: str, reading: Reading) -> list[Sample]:
 
 
 def _sample(row: Row, folder: Path, reading: Reading) -> tuple[Sample, list[str]]:
-    """The row's sample and the keys of its content: real paths of its pictures, or its question where it has none."""
+    """The row's sample and the keys of its content: real paths of its images, or its question where it has none."""
     taxonomy = reading.taxonomy
-    images = tuple(files.picture(folder, name) for name in files.names(row.cells["image"], "|"))
+    images = tuple(files.image(folder, name) for name in files.names(row.cells["image"], "|"))
     keys = [files.key(folder, image) for image in images]
     question, answer, risk_type = (files.text(row.cells, column) for column in ("question", "answer", "risk_type"))
     if not risk_type:

@@ -1,8 +1,8 @@
-"""HoliSafe-Bench: all combinations of safe and unsafe pictures and questions.
+"""HoliSafe-Bench: all combinations of safe and unsafe images and questions.
 
 The root: hf://datasets/etri-vilab/holisafe-bench, a folder with its Parquet files, or a folder with `holisafe_bench.json` and
-the pictures in `images/` or at their paths below the root. A row is `id, type (SSS SSU USU UUU SUU), category, subcategory,
-image, image_safe, image_safety_label, query`. The letters of `type` are picture, text, and the two together.
+the images in `images/` or at their paths below the root. A row is `id, type (SSS SSU USU UUU SUU), category, subcategory,
+image, image_safe, image_safety_label, query`. The letters of `type` are image, text, and the two together.
 
 Labels: by subcategory where the third letter is U, else clean. Self-harm has no type of its own in the default taxonomy: it is
 illegal 2 here.
@@ -67,21 +67,19 @@ def samples(root: Path | str, split: str, reading: Reading) -> list[Sample]:
 
     def convert(row: Row) -> list[Sample]:
         if table is None:
-            pictures = hub.pictures(row.cells, "image")
+            images = hub.images(row.cells, "image")
         else:
             names = files.names(row.cells.get("image"))
-            pictures = tuple(
-                files.picture(root if (root / name).is_file() else root / "images", name) for name in names
-            )
+            images = tuple(files.image(root if (root / name).is_file() else root / "images", name) for name in names)
         kind = files.text(row.cells, "type", needed=True).upper()
         if kind not in TYPES:
             raise DataError(f"type {shown(kind)} must be one of {', '.join(TYPES)}")
-        question = conversations.clean(files.text(row.cells, "query", needed=True), len(pictures))
+        question = conversations.clean(files.text(row.cells, "query", needed=True), len(images))
         names = [row.cells.get(column) for column in ("subcategory", "category")]
         name = next((name for name in names if reading.knows(LABELS, name)), names[-1])
         label = reading.label(LABELS, name) if kind.endswith("U") else (CLEAN, 0)
         answer = reading.texts.answer(*label, row.source) if label[1] else ""
-        return [Sample(pictures, (Turn("user", question), Turn("assistant", answer)), *label, row.source)]
+        return [Sample(images, (Turn("user", question), Turn("assistant", answer)), *label, row.source)]
 
     rows = files.rows(table) if table else hub.rows(root, split, first=reading.stream)
     return reading.each(rows, convert, table or root)

@@ -1,6 +1,6 @@
-"""Image folder: pictures alone, in a folder for each source or category, as a scraper leaves them.
+"""Image folder: images alone, in a folder for each source or category, as a scraper leaves them.
 
-Layout of the root: `<folder>/**/<picture>`, any depth. The name of a folder directly below the root is the category. Names of
+Layout of the root: `<folder>/**/<image>`, any depth. The name of a folder directly below the root is the category. Names of
 the usual collections are known (`LABELS`), and so is every type of the taxonomy; others are named in the source's `labels`:
 `labels: {bully: insults, my_scrape: "illegal:2", rest: null}`.
 
@@ -20,7 +20,7 @@ from safety_modules.prompt.images import SUFFIXES
 from safety_modules.sample import DataError, Sample, Turn
 from safety_modules.taxonomy import CLEAN
 
-ABOUT = About(title="Folders of pictures", published="", licence="the source's own", splits=("train",), carve="train")
+ABOUT = About(title="Folders of images", published="", licence="the source's own", splits=("train",), carve="train")
 LABELS = {  # folder, in small letters -> label
     "cyberbullying": ("insults", 2),
     "bullying": ("insults", 2),
@@ -39,21 +39,21 @@ LABELS = {  # folder, in small letters -> label
 
 
 def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
-    """A sample for each picture file."""
+    """A sample for each image file."""
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder; give one with a folder of pictures for each category")
+        raise DataError(f"{root}: no such folder; give one with a folder of images for each category")
     types = {name: (name, reading.taxonomy.default_level(name)) for name in reading.taxonomy.type_names}
 
     def convert(row: Row) -> list[Sample]:
         category = row.cells["category"]
         known = category if category in {**types, **reading.labels} else category.lower()
         label = reading.label({**LABELS, **types}, known)
-        picture = files.picture(root, row.cells["name"])
+        image = files.image(root, row.cells["name"])
         turns = (
-            Turn("user", reading.texts.question(picture.name)),
-            Turn("assistant", reading.texts.answer(*label, picture.name)),
+            Turn("user", reading.texts.question(image.name)),
+            Turn("assistant", reading.texts.answer(*label, image.name)),
         )
-        return [Sample((picture,), turns, *label, row.source)]
+        return [Sample((image,), turns, *label, row.source)]
 
     return reading.each(_rows(root), convert, root)
 

@@ -1,8 +1,8 @@
-"""JailBreakV-28K: jailbreak texts with blank, noise, photograph, typographic and FigStep-like pictures.
+"""JailBreakV-28K: jailbreak texts with blank, noise, photograph, typographic and FigStep-like images.
 
 Layout of the root: `JailBreakV_28K.csv` (also in `JailBreakV_28K/`, and `mini_JailBreakV_28K.csv` for its small
 part) with `id, jailbreak_query, redteam_query, format, policy, image_path, from, selected_mini, transfer_from_llm`; the
-pictures at `image_path` below the CSV's folder.
+images at `image_path` below the CSV's folder.
 
 Splits: `all`, `mini`. Labels: by policy, of which there are 16.
 """
@@ -47,7 +47,7 @@ LABELS = {
 
 
 def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
-    """The jailbreak texts with their pictures."""
+    """The jailbreak texts with their images."""
     names = [*(["mini_JailBreakV_28K.csv"] if split == "mini" else []), "JailBreakV_28K.csv"]
     table = files.find(
         root, *(folder + name for name in names for folder in ("", "JailBreakV_28K/", "JailBreakV_28k/"))
@@ -56,10 +56,10 @@ def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
     def convert(row: Row) -> list[Sample]:
         if split == "mini" and str(row.cells.get("selected_mini", "True")).strip().lower() != "true":
             return []
-        picture = files.picture(table.parent, row.cells.get("image_path"))
+        image = files.image(table.parent, row.cells.get("image_path"))
         question = files.text(row.cells, "jailbreak_query", needed=True)
         label = reading.label(LABELS, row.cells.get("policy"))
-        answer = reading.texts.answer(*label, f"{picture.name} {question}")
-        return [Sample((picture,), (Turn("user", question), Turn("assistant", answer)), *label, row.source)]
+        answer = reading.texts.answer(*label, f"{image.name} {question}")
+        return [Sample((image,), (Turn("user", question), Turn("assistant", answer)), *label, row.source)]
 
     return reading.each(files.rows(table, "jailbreak_query", "policy", "image_path"), convert, table)

@@ -1,12 +1,12 @@
-"""LLaVA-Instruct, LLaVA-1.5's mix665k, ShareGPT4V and every other LLaVA JSON: conversations about pictures, and text alone.
+"""LLaVA-Instruct, LLaVA-1.5's mix665k, ShareGPT4V and every other LLaVA JSON: conversations about images, and text alone.
 
-The root is the JSON file itself, with the pictures below its folder; or a folder with one of `llava_v1_5_mix665k.json`,
+The root is the JSON file itself, with the images below its folder; or a folder with one of `llava_v1_5_mix665k.json`,
 `llava_instruct_150k.json`, `sharegpt4v_instruct_gpt4-vision_cap100k.json`,
 `sharegpt4v_mix665k_cap23k_coco-ap9k_lcs3k_sam9k_div2k.json`, `annotations.json`, `annotations.jsonl`. A row is `id, image,
 conversations: [{"from", "value"}]`; a row without `image` is text alone, and `image` may be a list. Rows are found by one scan
 of the file and parsed when they are asked for.
 
-Labels: all clean; nobody has looked for risky pictures among them, `safety_modules.cli.audit` does.
+Labels: all clean; nobody has looked for risky images among them, `safety_modules.cli.audit` does.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def samples(root: Path, split: str, reading: Reading) -> Rows:
     folder = table.parent
 
     def convert(row: Row) -> Sample:
-        pictures = tuple(files.picture(folder, name) for name in files.names(row.cells.get("image")))
-        turns = conversations.turns(row.cells.get("conversations"), len(pictures))
-        return Sample(pictures, turns, CLEAN, 0, row.source)
+        images = tuple(files.image(folder, name) for name in files.names(row.cells.get("image")))
+        turns = conversations.turns(row.cells.get("conversations"), len(images))
+        return Sample(images, turns, CLEAN, 0, row.source)
 
     return reading.lazily(JsonRows(table), convert, (CLEAN, 0))

@@ -1,9 +1,9 @@
-"""LlavaGuard: pictures judged by a safety policy of nine categories, from the web and from SMID; pictures alone.
+"""LlavaGuard: images judged by a safety policy of nine categories, from the web and from SMID; images alone.
 
 The root: hf://datasets/AIML-TUDA/LlavaGuard (access is given on request), or a folder with its Parquet files. Columns that
 count: `image`, `category` ("O1: Hate, Humiliation, Harassment", ..., "NA: None applying") and `rating` or `safety_label`
 ("Safe" | "Unsafe", of some releases "Highly Unsafe", "Moderately Unsafe", "Barely Acceptable", "Generally Acceptable"). Rows
-whose picture was taken back have none and are refused (`bad_rows: skip` leaves them out and counts them).
+whose image was taken back have none and are refused (`bad_rows: skip` leaves them out and counts them).
 
 Labels: unsafe by category and, where the rating tells, one level up for highly unsafe ones; acceptable and safe ones are
 clean. Self-harm and disasters have no type of their own in the default taxonomy: they are illegal 2 here.
@@ -21,9 +21,9 @@ from safety_modules.sample import DataError, Sample, Turn
 from safety_modules.taxonomy import CLEAN
 
 ABOUT = About(
-    title="LlavaGuard, with pictures of SMID",
+    title="LlavaGuard, with images of SMID",
     published="hub: AIML-TUDA/LlavaGuard",
-    licence="for research; each picture from the web and SMID has its own terms, says its card",
+    licence="for research; each image from the web and SMID has its own terms, says its card",
     splits=("train", "test"),
     paper="2406.05113",
     carve="train",
@@ -50,11 +50,11 @@ RATINGS = {
 
 
 def samples(root: Path | str, split: str, reading: Reading) -> list[Sample]:
-    """The pictures, each with a composed question and answer."""
+    """The images, each with a composed question and answer."""
     top = len(reading.taxonomy.levels) - 1
 
     def convert(row: Row) -> list[Sample]:
-        pictures = hub.pictures(row.cells, "image")
+        images = hub.images(row.cells, "image")
         rating = files.first(row.cells, "rating", "safety_label")
         degree = RATINGS.get(rating.strip().lower())
         if degree is None:
@@ -67,6 +67,6 @@ def samples(root: Path | str, split: str, reading: Reading) -> list[Sample]:
             Turn("user", reading.texts.question(row.source)),
             Turn("assistant", reading.texts.answer(risk_type, level, row.source)),
         )
-        return [Sample(pictures, turns, risk_type, level, row.source)]
+        return [Sample(images, turns, risk_type, level, row.source)]
 
     return reading.each(hub.rows(root, split, first=reading.stream), convert, root)

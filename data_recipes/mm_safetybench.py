@@ -1,10 +1,10 @@
-"""MM-SafetyBench: 13 scenarios, each request with up to three pictures: drawn by a diffusion model, as text, or both.
+"""MM-SafetyBench: 13 scenarios, each request with up to three images: drawn by a diffusion model, as text, or both.
 
 Layout of the root: `processed_questions/NN-Name.json` (`{id: {"Question", "Changed Question", "Key Phrase", "Phrase Type",
 "Rephrased Question", "Rephrased Question(SD)"}}`) and `imgs/NN-Name/{SD,SD_TYPO,TYPO}/<id>.jpg`. One scenario is spelt
 `01-Illegal_Activitiy` in the published files; both spellings are read.
 
-Splits: `SD`, `SD_TYPO`, `TYPO`, the kinds of pictures. Labels: by scenario; advice of a profession is misleading 2.
+Splits: `SD`, `SD_TYPO`, `TYPO`, the kinds of images. Labels: by scenario; advice of a profession is misleading 2.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ MISSPELT = {"Illegal_Activitiy": "Illegal_Activity"}
 
 
 def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
-    """The requests with one kind of picture. For SD the request is worded for a picture without text, as the authors' are."""
+    """The requests with one kind of image. For SD the request is worded for an image without text, as the authors' are."""
     column = "Rephrased Question(SD)" if split == "SD" else "Rephrased Question"
 
     def convert(row: Row) -> list[Sample]:
         folder = root / "imgs" / row.cells["folder"] / split
-        picture = files.picture(folder, f"{row.cells['id']}.jpg")
+        image = files.image(folder, f"{row.cells['id']}.jpg")
         question = files.text(row.cells, column, needed=True)
         label = reading.label(LABELS, row.cells["scenario"])
-        answer = reading.texts.answer(*label, f"{row.cells['folder']}/{picture.name}")
-        return [Sample((picture,), (Turn("user", question), Turn("assistant", answer)), *label, row.source)]
+        answer = reading.texts.answer(*label, f"{row.cells['folder']}/{image.name}")
+        return [Sample((image,), (Turn("user", question), Turn("assistant", answer)), *label, row.source)]
 
     return reading.each(_rows(root), convert, root)
 

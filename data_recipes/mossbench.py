@@ -1,7 +1,7 @@
 """MOSSBench: 300 harmless exchanges that look harmful; they measure over-refusal.
 
 Layout of the root: `information.csv` (also `.json`, `.jsonl`, `.parquet`) with `pid, question, image_path (or image), ...`,
-and the pictures at that path below the root, or below `images/`.
+and the images at that path below the root, or below `images/`.
 
 Labels: all clean.
 """
@@ -34,8 +34,8 @@ def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
     def convert(row: Row) -> list[Sample]:
         name = files.first(row.cells, "image_path", "image")
         folder = root if (root / name).is_file() else root / "images"
-        picture = files.picture(folder if folder.is_dir() else root, name)
+        image = files.image(folder if folder.is_dir() else root, name)
         question = conversations.clean(files.first(row.cells, "question"), 1)
-        return [Sample((picture,), (Turn("user", question), Turn("assistant", "")), CLEAN, 0, row.source)]
+        return [Sample((image,), (Turn("user", question), Turn("assistant", "")), CLEAN, 0, row.source)]
 
     return reading.each(files.rows(table, "question"), convert, table)

@@ -1,6 +1,6 @@
 """PSA-VLM's own rows: LLaVA-like conversations with a safety type and level, as its authors released them.
 
-Layout of the root: the jsonl file itself, with the pictures below its folder; or a folder with `train.jsonl`, `test.jsonl`. A
+Layout of the root: the jsonl file itself, with the images below its folder; or a folder with `train.jsonl`, `test.jsonl`. A
 row is `safe_type, safe_level, image, conversations: [{"from": "USER" | "ASSISTANT", "value"}]`; one released file has no
 `<image>` in any of its rows, which makes no difference here.
 
@@ -39,13 +39,13 @@ def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
     folder = table.parent
 
     def convert(row: Row) -> list[Sample]:
-        pictures = tuple(files.picture(folder, name) for name in files.names(row.cells.get("image")))
-        turns = conversations.turns(row.cells.get("conversations"), len(pictures))
+        images = tuple(files.image(folder, name) for name in files.names(row.cells.get("image")))
+        turns = conversations.turns(row.cells.get("conversations"), len(images))
         kind, level = row.cells.get("safe_type"), row.cells.get("safe_level")
         if isinstance(level, bool) or not isinstance(level, int):
             raise DataError(f"safe_level {shown(level)} must be a whole number")
         name = str(kind)
         risk_type, own = reading.label(LABELS, name)
-        return [Sample(pictures, turns, risk_type, own if name in reading.labels else level, row.source)]
+        return [Sample(images, turns, risk_type, own if name in reading.labels else level, row.source)]
 
     return reading.each(files.rows(table), convert, table)

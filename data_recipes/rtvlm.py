@@ -1,13 +1,13 @@
 """RTVLM, the red-teaming set for vision language models: one file for each of its tasks, whose fields have different names.
 
 Layout of the root: the tasks' `.jsonl` or `.json` files, at any depth, told apart by a word in their names (`TASKS`), and the
-pictures below the root or below each file's folder. Fields: `prompt`, `instruction` or `question(s)`; `answer(s)`; `img` or
+images below the root or below each file's folder. Fields: `prompt`, `instruction` or `question(s)`; `answer(s)`; `img` or
 `image`, one name, a list of two, or `a.jpg<split>b.jpg`; `refused_to_answer` or `Refuse to Answer`, in free text.
 
 Labels: the type by task; racial is fairness (its questions are about groups, not insults of a person). The level is the task's
 where the answer refuses, and 1 where it does not, or says "Proceed with Caution".
 
-Splits: the authors have none. `test` is about 20 % of the groups of rows that share a picture: those whose first picture's
+Splits: the authors have none. `test` is about 20 % of the groups of rows that share an image: those whose first image's
 file name, as `split NAME`, has a SHA-256 whose first 8 bytes, read as a big-endian fraction of 2 ** 64, are below 0.2. `train`
 is the rest.
 """
@@ -55,8 +55,8 @@ REFUSED = ("yes", "true", "1", "refused", "refuse")
 def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
     """The rows of all tasks, or of one part of them."""
     found = reading.each(_rows(root), lambda row: [_sample(row, root, reading)], root)
-    names = [[picture.name for picture in sample.images] or [f"text {sample.question}"] for sample in found]
-    parts = splits.by_picture(names, TEST, "test")
+    names = [[image.name for image in sample.images] or [f"text {sample.question}"] for sample in found]
+    parts = splits.by_image(names, TEST, "test")
     return [sample for sample, part in zip(found, parts) if split in (part, "all")]
 
 
@@ -76,23 +76,23 @@ def _rows(root: Path) -> Iterator[Row]:
 def _sample(row: Row, root: Path, reading: Reading) -> Sample:
     cells = row.cells
     names = next((files.names(cells[key]) for key in ("img", "image", "images") if not files.empty(cells.get(key))), [])
-    pictures = tuple(_picture(name, (cells["folder"], root)) for name in names)
+    images = tuple(_image(name, (cells["folder"], root)) for name in names)
     question = conversations.clean(
-        files.first(cells, "prompt", "instruction", "question", "questions", "question(s)"), len(pictures)
+        files.first(cells, "prompt", "instruction", "question", "questions", "question(s)"), len(images)
     )
     answer = files.first(cells, "answer", "answers", "answer(s)")
     risk_type, level = reading.label(LABELS, cells["task"])
     refused = next((cells[key] for key in ("refused_to_answer", "Refuse to Answer") if key in cells), None)
     if refused is not None and str(refused).strip().lower().rstrip(".") not in REFUSED:
         level = min(level, 1)
-    return Sample(pictures, (Turn("user", question), Turn("assistant", answer)), risk_type, level, row.source)
+    return Sample(images, (Turn("user", question), Turn("assistant", answer)), risk_type, level, row.source)
 
 
-def _picture(name: str, folders: tuple[Path, ...]) -> Path:
-    """A picture below the file's folder or the root; the error is of the last of them."""
+def _image(name: str, folders: tuple[Path, ...]) -> Path:
+    """An image below the file's folder or the root; the error is of the last of them."""
     for folder in folders:
         try:
-            return files.picture(folder, name)
+            return files.image(folder, name)
         except DataError as error:
             last = error
     raise last

@@ -1,7 +1,7 @@
-"""SIUO: picture and question are safe each by itself, and a good answer sees the danger of the two together.
+"""SIUO: image and question are safe each by itself, and a good answer sees the danger of the two together.
 
 Layout of the root: `siuo_gen.json` or `data/siuo_gen.json` (`question_id, image, question, category, safety_warning,
-reference_answer`) and the pictures in `images/`.
+reference_answer`) and the images in `images/`.
 
 Labels: by category, of which there are nine; level 1 or 2, since a reference answer warns and does not only refuse. Self-harm
 and religion have no type of their own in the default taxonomy.
@@ -44,10 +44,10 @@ def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
     folder = next((place for place in (table.parent / "images", root / "images") if place.is_dir()), root)
 
     def convert(row: Row) -> list[Sample]:
-        picture = files.picture(folder, files.first(row.cells, "image"))
+        image = files.image(folder, files.first(row.cells, "image"))
         question = conversations.clean(files.text(row.cells, "question", needed=True), 1)
         label = reading.label(LABELS, row.cells.get("category"))
         answer = files.text(row.cells, "reference_answer") or reading.texts.answer(*label, row.source)
-        return [Sample((picture,), (Turn("user", question), Turn("assistant", answer)), *label, row.source)]
+        return [Sample((image,), (Turn("user", question), Turn("assistant", answer)), *label, row.source)]
 
     return reading.each(files.rows(table), convert, table)

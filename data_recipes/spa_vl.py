@@ -1,4 +1,4 @@
-"""SPA-VL: preference pairs on pictures of harm; the preferred answer is trained on.
+"""SPA-VL: preference pairs on images of harm; the preferred answer is trained on.
 
 The root: hf://datasets/sqrti/SPA-VL, or a folder with its Parquet files (`data/train-*.parquet`,
 `validation/validation-*.parquet`, `test/harm-*.parquet`) or saved by `save_to_disk`. A row is `question, image, chosen,
@@ -44,11 +44,11 @@ def samples(root: Path | str, split: str, reading: Reading) -> list[Sample]:
     """The questions with their preferred answers."""
 
     def convert(row: Row) -> list[Sample]:
-        pictures = hub.pictures(row.cells, "image")
-        question = conversations.clean(files.text(row.cells, "question", needed=True), len(pictures))
+        images = hub.images(row.cells, "image")
+        question = conversations.clean(files.text(row.cells, "question", needed=True), len(images))
         label = (CLEAN, 0) if split == "help" else reading.label(LABELS, row.cells.get("class1") or UNLABELLED)
         answer = "" if split in TESTS else files.text(row.cells, "chosen", needed=True)
-        return [Sample(pictures, (Turn("user", question), Turn("assistant", answer)), *label, row.source)]
+        return [Sample(images, (Turn("user", question), Turn("assistant", answer)), *label, row.source)]
 
     config = {"train": None, "validation": "validation"}.get(split, "test")
     patterns = (f"{split}-*.parquet", *(f"{folder}/{split}-*.parquet" for folder in ("data", "validation", "test")))

@@ -1,10 +1,10 @@
-"""UnsafeBench: photographs and generated pictures, judged safe or unsafe in eleven categories; pictures alone.
+"""UnsafeBench: photographs and generated images, judged safe or unsafe in eleven categories; images alone.
 
 The root: hf://datasets/yiting/UnsafeBench (access is given on request), or a folder with its Parquet files
 (`data/train-*.parquet`, `data/test-*.parquet`). A row is `image, safety_label ("Safe" | "Unsafe"), category, source`.
 
 Labels: unsafe by category, safe is clean, whatever its category. Questions and answers are composed. Self-harm and shocking
-pictures have no type of their own in the default taxonomy: they are illegal 2 here.
+images have no type of their own in the default taxonomy: they are illegal 2 here.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ LABELS = {
 
 
 def samples(root: Path | str, split: str, reading: Reading) -> list[Sample]:
-    """The pictures, each with a composed question and answer."""
+    """The images, each with a composed question and answer."""
 
     def convert(row: Row) -> list[Sample]:
-        pictures = hub.pictures(row.cells, "image")
+        images = hub.images(row.cells, "image")
         verdict = files.text(row.cells, "safety_label", needed=True).lower()
         if verdict not in ("safe", "unsafe"):
             raise DataError(f"safety_label {shown(verdict)} must be Safe or Unsafe")
@@ -55,6 +55,6 @@ def samples(root: Path | str, split: str, reading: Reading) -> list[Sample]:
             Turn("user", reading.texts.question(row.source)),
             Turn("assistant", reading.texts.answer(*label, row.source)),
         )
-        return [Sample(pictures, turns, *label, row.source)]
+        return [Sample(images, turns, *label, row.source)]
 
     return reading.each(hub.rows(root, split, first=reading.stream), convert, root)

@@ -1,9 +1,9 @@
-"""VLGuard: safe and unsafe pictures; each safe one with a harmless and a harmful instruction.
+"""VLGuard: safe and unsafe images; each safe one with a harmless and a harmful instruction.
 
 Layout of the root: `train.json` and `test.json` (`id, image, safe, harmful_category, harmful_subcategory, instr-resp`), with
-the pictures in `train/` and `test/`, as the hub's archives unpack, or beside the files.
+the images in `train/` and `test/`, as the hub's archives unpack, or beside the files.
 
-Labels: by subcategory. A safe picture's harmless instruction is clean. Its harmful one is an unsafe exchange in spite of
+Labels: by subcategory. A safe image's harmless instruction is clean. Its harmful one is an unsafe exchange in spite of
 `safe: true`: its label is the category of its request where the row names one, else illegal 2.
 """
 
@@ -43,12 +43,12 @@ LABELS = {  # harmful_subcategory, in small letters -> label
 
 
 def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
-    """One sample for an unsafe picture, two for a safe one."""
+    """One sample for an unsafe image, two for a safe one."""
     table = files.find(root, f"{split}.json")
     folder = root / split if (root / split).is_dir() else root
 
     def convert(row: Row) -> list[Sample]:
-        picture = files.picture(folder, row.cells.get("image"))
+        image = files.image(folder, row.cells.get("image"))
         safe, exchanges = row.cells.get("safe"), row.cells.get("instr-resp")
         if not isinstance(safe, bool) or not isinstance(exchanges, list) or not exchanges:
             raise DataError(
@@ -66,7 +66,7 @@ def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
                 Turn(role, conversations.clean(files.text(exchange, name, needed=True), 1))
                 for role, name in (("user", key), ("assistant", "response"))
             )
-            found.append(Sample((picture,), turns, *label, f"{row.source}/{number + 1}"))
+            found.append(Sample((image,), turns, *label, f"{row.source}/{number + 1}"))
         return found
 
     return reading.each(files.rows(table), convert, table)

@@ -1,6 +1,6 @@
-"""VLSBench: harmful requests whose harm is in the picture alone, so that the text does not give it away.
+"""VLSBench: harmful requests whose harm is in the image alone, so that the text does not give it away.
 
-Layout of the root: `data.json` (a list of rows `instruction, image_path, category, sub_category, ...`) and the pictures at
+Layout of the root: `data.json` (a list of rows `instruction, image_path, category, sub_category, ...`) and the images at
 that path below the root, or below `imgs/`; or hf://datasets/Foreshhh/vlsbench, or a folder with its Parquet files (`image` in
 place of `image_path`).
 
@@ -20,7 +20,7 @@ from safety_modules.sample import Sample, Turn
 ABOUT = About(
     title="VLSBench",
     published="hub: Foreshhh/vlsbench",
-    licence="Apache-2.0; some pictures are UnsafeBench's, which are for research only",
+    licence="Apache-2.0; some images are UnsafeBench's, which are for research only",
     splits=("train",),  # the hub's name of its only split
     paper="2411.19939",
     evaluation_only="it is a benchmark, and a model that was trained on it cannot be measured on it",
@@ -45,14 +45,14 @@ def samples(root: Path | str, split: str, reading: Reading) -> list[Sample]:
 
     def convert(row: Row) -> list[Sample]:
         if table is None:
-            pictures = hub.pictures(row.cells, "image")
+            images = hub.images(row.cells, "image")
         else:
             name = files.first(row.cells, "image_path", "image")
-            pictures = (files.picture(root if (root / name).is_file() else root / "imgs", name),)
+            images = (files.image(root if (root / name).is_file() else root / "imgs", name),)
         question = conversations.clean(files.text(row.cells, "instruction", needed=True), 1)
         label = reading.label(LABELS, row.cells.get("category"))
         answer = reading.texts.answer(*label, row.source)
-        return [Sample(pictures, (Turn("user", question), Turn("assistant", answer)), *label, row.source)]
+        return [Sample(images, (Turn("user", question), Turn("assistant", answer)), *label, row.source)]
 
     rows = files.rows(table) if table else hub.rows(root, split, first=reading.stream)
     return reading.each(rows, convert, table or root)

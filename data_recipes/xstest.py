@@ -49,7 +49,7 @@ def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
         if split not in ("all", verdict):
             return []
         label = (CLEAN, 0) if verdict == "safe" else reading.label(LABELS, kind)
-        answer = "" if verdict == "safe" else reading.texts.answer(*label, prompt, picture=False)
+        answer = "" if verdict == "safe" else reading.texts.answer(*label, prompt, image=False)
         return [Sample((), (Turn("user", prompt), Turn("assistant", answer)), *label, row.source)]
 
     return reading.each(files.rows(table, "prompt", "type"), convert, table)

@@ -19,12 +19,11 @@ from safety_modules.decision.policy import Decision, Policy
 from safety_modules.eta import Eta, EtaResult
 from safety_modules.eta.evaluators.head import HeadRisk
 from safety_modules.model.safe_vlm import SafeVLM
-from safety_modules.prompt.head_inputs import HEAD
-from safety_modules.safe_generator import Ask, SafeSpeaker
+from safety_modules.safe_generator import Ask, SafeGenerator
 from safety_modules.taxonomy import CLEAN
 
-ASSESS = (*HEAD, "pixel_values", "image_sizes")
-QUESTION = "What is in this picture?"  # that a picture alone is judged with
+ASSESS = ("head_inputs", "pixel_values", "image_sizes")
+QUESTION = "What is in this picture?"  # that an image alone is judged with
 GENERATE = ("input_ids", "attention_mask", "pixel_values", "image_sizes", "features")
 
 
@@ -78,7 +77,7 @@ class SafePipeline:
         self.policy = policy or Policy.default(model.taxonomy)
         self.calibration = calibration or Calibration()
         self.log, self.eta = log, eta
-        self._speaker = SafeSpeaker(self.model)
+        self._generator = SafeGenerator(self.model)
 
     @classmethod
     def from_pretrained(
@@ -108,11 +107,11 @@ class SafePipeline:
         return self._look(exchanges)[0]
 
     def _look(self, exchanges: Sequence[Sequence[dict]]) -> tuple[list[Assessment], list[dict[str, Tensor]]]:
-        """The assessment of each exchange, and what the vision tower made of its pictures, so that it is run once."""
+        """The assessment of each exchange, and what the vision tower made of its images, so that it is run once."""
         rows = self._rows(exchanges, [""] * len(exchanges))
         batch = self._batch(rows)
-        features = self.model.features(batch.get("pixel_values"), batch.get("image_sizes"))  # (N, P, V)
-        scores = self.model.assess(**_pick(batch, HEAD), features=features)
+        features = self.model.vision_features(batch.get("pixel_values"), batch.get("image_sizes"))  # (N, P, V)
+        scores = self.model.assess(batch["head_inputs"], features=features)
         parts = features.split([int(row["tiles"].sum()) for row in rows])
         stored = [
             {"features": part, **{name: row[name] for name in ("tiles", "image_sizes") if name in row}}
@@ -132,7 +131,7 @@ class SafePipeline:
 
         Args:
             base: answer as the base does: no safety tokens, and no LoRA layers where they are not merged.
-            stored: of each exchange what the tower made of its pictures, as `SafeProcessor.encode` takes it.
+            stored: of each exchange what the tower made of its images, as `SafeProcessor.encode` takes it.
         """
         if not exchanges:
             return []
@@ -180,13 +179,13 @@ class SafePipeline:
             known: number of an exchange -> its answer, where it need not be generated again.
             stored: see `answer`.
         """
-        answers, courses = dict(known or {}), {}
+        answers, batch_runs = dict(known or {}), {}
         if self.eta is not None:
             ask = [
                 i for i, (_, decision) in enumerate(judged) if i not in answers and decision.action in ("allow", "hint")
             ]
-            courses = dict(zip(ask, self._align(exchanges, judged, ask, max_new_tokens, language, stored)))
-            answers |= {i: course.answer for i, course in courses.items()}
+            batch_runs = dict(zip(ask, self._align(exchanges, judged, ask, max_new_tokens, language, stored)))
+            answers |= {i: batch_run.answer for i, batch_run in batch_runs.items()}
         for base in (False, True):
             ask = [
                 i
@@ -198,7 +197,7 @@ class SafePipeline:
             answers |= zip(ask, self.answer([exchanges[i] for i in ask], hints, max_new_tokens, base, seen))
         refusals = {i: self.policy.refuse(d, language) for i, (_, d) in enumerate(judged) if d.action == "refuse"}
         answers |= refusals
-        return [SafeResult(answers[i], *pair, courses.get(i)) for i, pair in enumerate(judged)]
+        return [SafeResult(answers[i], *pair, batch_runs.get(i)) for i, pair in enumerate(judged)]
 
     def stream(
         self,
@@ -238,11 +237,11 @@ class SafePipeline:
         elif decision.action == "base":
             yield from self.answer([messages], [""], max_new_tokens, base=True)
         elif self.eta is None:
-            yield from self._speaker.stream(ask, max_new_tokens)
+            yield from self._generator.stream(ask, max_new_tokens)
         else:
             risk, refusal = self._known([assessment]), self._refusal(decision, language)
             told = _told(messages, decision)
-            yield from self.eta.stream(self._speaker, told, ask, risk and risk[0], max_new_tokens, refusal, done)
+            yield from self.eta.stream(self._generator, told, ask, risk and risk[0], max_new_tokens, refusal, done)
 
     def _align(
         self,
@@ -255,7 +254,7 @@ class SafePipeline:
     ) -> list[EtaResult]:
         """What ETA makes of these exchanges; its evaluators are told the hint, its speaker is given it."""
         return self.eta(
-            self._speaker,
+            self._generator,
             [_told(exchanges[i], judged[i][1]) for i in ask],
             [Ask(exchanges[i], judged[i][1].hint, stored[i] if stored else None) for i in ask],
             self._known([judged[i][0] for i in ask]),
@@ -290,7 +289,7 @@ class SafePipeline:
 
 
 def ask(question: str, images: Sequence[object] = ()) -> list[dict]:
-    """Messages of one user turn: pictures (paths or PIL images), then the question."""
+    """Messages of one user turn: images (paths or PIL images), then the question."""
     content = [{"type": "image", "image": image} for image in images]
     return [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
 

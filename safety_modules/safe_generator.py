@@ -1,4 +1,4 @@
-"""SafeSpeaker: a SafeVLM as ETA's speaker: hints, safety tokens, and pictures that the vision tower has seen already."""
+"""SafeSpeaker: a SafeVLM as ETA's speaker: hints, safety tokens, and images that the vision tower has seen already."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from safety_modules.eta.generator import Speaker
+from safety_modules.eta.generator import AnswerGenerator
 from safety_modules.model.safe_vlm import SafeVLM
 
 
@@ -18,7 +18,7 @@ class Ask:
     Attributes:
         messages: see `SafeProcessor`.
         hint: for the system part, or "".
-        stored: what the tower made of the pictures, as `SafeProcessor.encode` takes it; None: it is run.
+        stored: what the tower made of the images, as `SafeProcessor.encode` takes it; None: it is run.
     """
 
     messages: Sequence[dict]
@@ -26,7 +26,7 @@ class Ask:
     stored: dict[str, Tensor] | None = None
 
 
-class SafeSpeaker(Speaker):
+class SafeGenerator(AnswerGenerator):
     """Answers `Ask`s with a SafeVLM; its own processor keeps users' texts plain."""
 
     def __init__(self, model: SafeVLM) -> None:
@@ -40,7 +40,7 @@ class SafeSpeaker(Speaker):
         return self.safe.placeholders()
 
     def inputs(self, asks: Sequence[Ask]) -> dict[str, Tensor]:
-        """As `Speaker.inputs`; with stored features, `inputs_embeds` (B, T, D) in place of pictures."""
+        """As `AnswerGenerator.inputs`; with stored features, `inputs_embeds` (B, T, D) in place of images."""
         processor = self.safe.processor
         rows = [
             processor.encode(ask.messages, hint=ask.hint, row=f"exchange {i}", stored=ask.stored)
@@ -48,7 +48,9 @@ class SafeSpeaker(Speaker):
         ]
         batch = {name: value.to(self.model.device) for name, value in processor.collate(rows, side="left").items()}
         wanted = ("pixel_values", "image_sizes", "features")
-        read = self.safe.reads(batch["input_ids"], **{name: batch[name] for name in wanted if name in batch})
+        read = self.safe.prepare_generate_inputs(
+            batch["input_ids"], **{name: batch[name] for name in wanted if name in batch}
+        )
         return {**read, "input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
 
     def prefix(self, text: str) -> list[int]:

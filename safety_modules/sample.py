@@ -13,13 +13,13 @@ class DataError(UserError):
     """A data file or row breaks a rule; the message names the file, the row and the remedy."""
 
 
-class Picture(Protocol):
-    """A picture that is not read yet: a path, or a place in a table (`_hub.Embedded`). It can be a key of a dict."""
+class ImageSource(Protocol):
+    """An image that is not read yet: a path, or a place in a table (`_hub.Embedded`). It can be a key of a dict."""
 
     name: str  # of its file, or its place in the table
 
     def read_bytes(self) -> bytes:
-        """The picture's file."""
+        """The image's file."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Sample:
     """An exchange and its label.
 
     Attributes:
-        images: the pictures, none, one or several, paths as a rule; they stand before the first user turn's text.
+        images: the images, none, one or several, paths as a rule; they stand before the first user turn's text.
         turns: user and assistant in alternation, first a user, last an assistant. The last answer is "" where a set that is
             for evaluation alone has none.
         risk_type: a name of the taxonomy.
@@ -43,7 +43,7 @@ class Sample:
         source: "file:row", for error messages and reports.
     """
 
-    images: tuple[Path | Picture, ...]
+    images: tuple[Path | ImageSource, ...]
     turns: tuple[Turn, ...]
     risk_type: str
     risk_level: int
@@ -66,3 +66,9 @@ class Sample:
     def answer(self) -> str:
         """The last assistant turn's text: the one that is supervised."""
         return self.turns[-1].text
+
+    def messages(self) -> list[dict]:
+        """Chat messages without the last answer, the images before the first text; see `SafeProcessor` for messages."""
+        messages = [{"role": turn.role, "content": [{"type": "text", "text": turn.text}]} for turn in self.turns[:-1]]
+        messages[0]["content"][:0] = [{"type": "image", "image": image} for image in self.images]
+        return messages

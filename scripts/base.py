@@ -20,7 +20,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of the model")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tower-rows", type=int, default=300_000, help="pictures that the vision tower learns from")
+    parser.add_argument("--tower-rows", type=int, default=300_000, help="images that the vision tower learns from")
     parser.add_argument("--rows", type=int, default=72_000, help="dialogues that the whole model learns from")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of the training process")
     options = parser.parse_args()

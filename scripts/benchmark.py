@@ -35,7 +35,7 @@ def main(args: list[str] | None = None) -> None:
     work, large = measure.flops(shape), measure.flops(SHAPES["7b"], limit=2)
     ways = measure.training(shape, device, dtype)
     with tempfile.TemporaryDirectory() as folder:
-        guard = measure.guard(shape, device, dtype, Path(folder))
+        head_only = measure.head_only(shape, device, dtype, Path(folder))
     answers = measure.answering(shape, device, dtype)
     best, source = measure.peak(device, dtype)
     seconds = ways["packed"]["seconds"]
@@ -43,7 +43,7 @@ def main(args: list[str] | None = None) -> None:
     found = {
         "packing_speedup": ways["packed"]["tokens_per_second"] / ways["labels"]["tokens_per_second"],
         "whole_speedup": ways["packed"]["tokens_per_second"] / ways["plain"]["tokens_per_second"],
-        "guard_cache_speedup": guard["guard_rows_per_second"] / guard["stage1_rows_per_second"],
+        "guard_cache_speedup": head_only["guard_rows_per_second"] / head_only["stage1_rows_per_second"],
         "train_overhead": ways["packed"]["overhead"]
         if device == "cuda"
         else large["packed"] / large["plain_packed"] - 1,
@@ -63,7 +63,7 @@ def main(args: list[str] | None = None) -> None:
             "ways": {
                 name: {"what": measure.WAYS[name], **values, "flops": work.get(name)} for name, values in ways.items()
             },
-            "guard": guard,
+            "head_only": head_only,
             "answering": answers,
             "peak_flops": {"per_second": best, "source": source},
             "flops_7b": {"steps": 2, **large},

@@ -1,6 +1,6 @@
-"""Write a trial data set of real pictures: 200 FigStep prompts against crops of photographs, and what is left out for testing.
+"""Write a trial data set of real images: 200 FigStep prompts against crops of photographs, and what is left out for testing.
 
-FigStep (MIT) draws forbidden requests as text into a picture. The photographs are few, so clean rows are crops and flips of
+FigStep (MIT) draws forbidden requests as text into an image. The photographs are few, so clean rows are crops and flips of
 them: of the left part of each to train on, of the right part to test. The result is ordinary data of the recipe `custom`.
 """
 
@@ -20,12 +20,12 @@ from safety_modules.errors import UserError, user_errors_exit
 from safety_modules.files import fresh_folder
 from safety_modules.prompt.images import load_image
 
-TRAINED = 200  # FigStep pictures to train on
+TRAINED = 200  # FigStep images to train on
 CROPS = {True: 40, False: 10}  # crops of each photograph, to train on and left out
 LEFT = 0.65  # share of a photograph's width that training sees
 TAXONOMY = """version: 1
 types:
-  forbidden_text: {level: 3, hint: a forbidden request written into a picture}
+  forbidden_text: {level: 3, hint: a forbidden request written into an image}
   clean: {level: 0, hint: ""}
 levels:
   - {name: safe, hint: ""}
@@ -38,9 +38,9 @@ levels:
 def main(args: list[str] | None = None) -> None:
     """Parse, write, print the folder."""
     parser = argparse.ArgumentParser(prog="scripts.sample_dataset", description=__doc__)
-    parser.add_argument("figstep", type=Path, help="folder of FigStep's pictures (SafeBench, .png)")
+    parser.add_argument("figstep", type=Path, help="folder of FigStep's images (SafeBench, .png)")
     parser.add_argument("photographs", type=Path, help="folder of photographs (.jpg)")
-    parser.add_argument("output", type=Path, help="the new folder: pictures/, labels.csv, held_out/, taxonomy.yaml")
+    parser.add_argument("output", type=Path, help="the new folder: images/, labels.csv, held_out/, taxonomy.yaml")
     options = parser.parse_args(args)
     with user_errors_exit():
         write(options.figstep, options.photographs, options.output)
@@ -79,8 +79,8 @@ def write(figstep: Path, photographs: Path, output: Path, seed: int = 0) -> None
 
 
 def _place(folder: Path, kind: str, trained: bool) -> Path:
-    """Folder of a picture: pictures that are left out lie in a folder for each category."""
-    place = folder / ("pictures" if trained else "held_out") / kind
+    """Folder of an image: images that are left out lie in a folder for each category."""
+    place = folder / ("images" if trained else "held_out") / kind
     place.mkdir(parents=True, exist_ok=True)
     return place
 

@@ -54,12 +54,12 @@ OLD = 1_700_000_000  # seconds; a file that young has no hash in an index of fea
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Seven pictures of different shapes, the last two of which are the same."""
-    folder = tmp_path / "pictures"
+def images(tmp_path):
+    """Seven images of different shapes, the last two of which are the same."""
+    folder = tmp_path / "images"
     folder.mkdir()
     for number in range(7):
-        tiny.picture(min(number, 5), [(40, 32), (32, 90), (90, 30), (64, 64)][number % 4 if number < 6 else 1]).save(
+        tiny.image(min(number, 5), [(40, 32), (32, 90), (90, 30), (64, 64)][number % 4 if number < 6 else 1]).save(
             folder / f"{number}.png"
         )
         os.utime(folder / f"{number}.png", (OLD, OLD))
@@ -68,12 +68,12 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def computed(monkeypatch):
-    """Pictures that the tower is asked for, in order."""
+    """Images that the tower is asked for, in order."""
     asked, real = [], store._entries
 
-    def entries(model, pictures, *more):
-        asked.extend(pictures.values())
-        return real(model, pictures, *more)
+    def entries(model, images, *more):
+        asked.extend(images.values())
+        return real(model, images, *more)
 
     monkeypatch.setattr(store, "_entries", entries)
     return asked

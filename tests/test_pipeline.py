@@ -68,9 +68,9 @@ def test_refusals_in_the_asked_language(model):
 
 
 def test_no_safety_tokens_in_the_bases_prompt(model):
-    row = model.processor.encode(ask("what is this?", [tiny.picture(1)]), tokens=False)
+    row = model.processor.encode(ask("what is this?", [tiny.image(1)]), tokens=False)
     assert not set(row["input_ids"].tolist()) & set(model.processor.safety_ids)
-    full = model.processor.encode(ask("what is this?", [tiny.picture(1)]))
+    full = model.processor.encode(ask("what is this?", [tiny.image(1)]))
     kept = [i for i in full["input_ids"].tolist() if i not in model.processor.safety_ids]
     assert row["input_ids"].tolist() == kept and len(row["question_mask"]) == len(kept)
 
@@ -78,7 +78,7 @@ def test_no_safety_tokens_in_the_bases_prompt(model):
 def test_a_head_without_its_language_model_assesses_and_decides(trained, tmp_path):
     whole = SafePipeline.from_pretrained(export(trained, tmp_path / "export"))
     alone = load(tmp_path / "export", language_model=False)
-    exchange = ask("what is it?", [tiny.picture(0)])
+    exchange = ask("what is it?", [tiny.image(0)])
     assert SafePipeline(alone, whole.policy, whole.calibration).decide([exchange]) == whole.decide([exchange])
     with pytest.raises(CheckpointError, match="its adapter changes .*vision_tower.* export the folder first"):
         load(trained, language_model=False)  # these layers are in the tower as well

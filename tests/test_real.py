@@ -44,7 +44,7 @@ def test_figsteps_files_are_read_end_to_end(tmp_path):
     assert len(rows) == 250 and rows.counts()["illegal", 3] == 125 and rows.counts()["misleading", 2] == 75
     code = data_main(["inspect", "figstep", "--root", f"{DATA}/figstep", "--output", str(tmp_path)])
     report = json.loads((tmp_path / "report.json").read_text())
-    assert code == 0 and report["pictures"] == 250 and report["formats"] == {"PNG RGB": 250} and report["alike"] == []
+    assert code == 0 and report["images"] == 250 and report["formats"] == {"PNG RGB": 250} and report["alike"] == []
 
 
 def test_xstests_file_is_read_end_to_end(tmp_path):
@@ -60,7 +60,7 @@ def test_xstests_file_is_read_end_to_end(tmp_path):
     )
 
 
-def test_photographs_are_read_as_a_folder_of_clean_pictures(tmp_path):
+def test_photographs_are_read_as_a_folder_of_clean_images(tmp_path):
     (tmp_path / "public").symlink_to(f"{DATA}/benign")
     with pytest.raises(data_recipes.DataError, match="leaves"):
         data_recipes.load("image_folder", tmp_path, "train+validation", Taxonomy.default())

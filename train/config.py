@@ -3,69 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from argparse import ArgumentError
+import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
-from jsonargparse import ArgumentParser
+import yaml
 from transformers import TrainingArguments
 
+from data_recipes.core.data_config import DataConfig
 from data_recipes.core.mixture import Source
 from safety_modules.config import ConfigError, SafetyConfig
+from safety_modules.config_reader import parse, read_yaml, read_yaml_file
 from safety_modules.model.quantization import KINDS
 from safety_modules.taxonomy import nearest
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What a stage reads.
-
-    Attributes:
-        root: folder of the data sets.
-        train: trained on, shuffled by the trainer.
-        balance: from 0, the risky types as frequent as they are, to 1, all equally; see `_mixture.mix`.
-        max_repeats: for the balance no row is repeated more often.
-        clean_share: share of clean rows among those trained on; null leaves it as it is.
-        held_out: files that `python -m data_recipes split` wrote: no picture of theirs may be trained on.
-        validation: the head is measured on these during training; may be empty.
-        hint_rate: share of risky training rows that carry their hint, in [0, 1], so that the model learns to read hints
-            and does not depend on them. PSA-VLM's release trains without any.
-        forge_rate: share of training rows, in [0, 1], whose question gets a text that a user might add to mislead the head
-            (see `forgery`); the label stays.
-        max_length: bound on tokens in a row, image features included; a longer row is an error.
-        features: folder where what the vision tower makes of the pictures is kept, for further runs and stages; null to keep
-            it in memory (guard) or to run the tower in each step (other stages).
-        packing: put the rows of a batch one after another, without padding; the losses are those of padded rows.
-        group_by_length: batches of rows with and without pictures apart, each of about equal length.
-    """
-
-    root: str
-    train: list[Source]
-    balance: float = 0.0
-    max_repeats: int = 10
-    clean_share: float | None = None
-    held_out: list[str] = field(default_factory=list)
-    validation: list[Source] = field(default_factory=list)
-    hint_rate: float = 0.0
-    forge_rate: float = 0.0
-    max_length: int = 2048
-    features: str | None = None
-    packing: bool = False
-    group_by_length: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.train:
-            raise ConfigError("data.train is empty; name at least one recipe")
-        if self.clean_share is not None and not 0 < self.clean_share < 1:
-            raise ConfigError(
-                f"data.clean_share: {self.clean_share} is a share and must be above 0 and below 1; or null"
-            )
-        if self.max_repeats < 1:
-            raise ConfigError(f"data.max_repeats: {self.max_repeats} must be at least 1")
-        for name in ("hint_rate", "forge_rate", "balance"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"data.{name}: {getattr(self, name)} is a share and must be in 0..1")
 
 
 @dataclass(frozen=True)
@@ -110,7 +60,7 @@ class TrainConfig:
     safety: SafetyConfig | None = None
     taxonomy: str | None = None
     lora: LoraConfig | None = None
-    guard: bool = False
+    head_only: bool = False
     dtype: str | None = None
     quantize: str | None = None
     attention: str | None = None
@@ -130,7 +80,7 @@ class TrainConfig:
             raise ConfigError(
                 f"quantize {self.quantize!r} without lora: quantised weights cannot be trained; add lora, or remove it"
             )
-        if self.quantize and self.guard:
+        if self.quantize and self.head_only:
             raise ConfigError(
                 f"quantize {self.quantize!r} with guard: the language model is not loaded; remove one of them"
             )
@@ -146,35 +96,66 @@ class TrainConfig:
                 )
 
 
-def read_config(args: list[str] | None = None) -> TrainConfig:
+def read_config(args: list[str]) -> TrainConfig:
     """Parse a command line, `--config FILE` and overrides such as `--data.root DIR --trainer.max_steps 10`.
 
     Raises:
         ConfigError: an unknown key, with the nearest name, or a value that breaks a rule.
     """
-    parser = ArgumentParser(prog="train.run", exit_on_error=False, description="Train the safety modules, one stage.")
-    parser.add_argument("--config", action="config", help="YAML of the stage")
-    try:
-        parser.add_class_arguments(TrainConfig)
-        values = vars(parser.instantiate(parser.parse_args(args)))
-        return TrainConfig(**{name: value for name, value in values.items() if name != "config"})
-    except ConfigError:
-        raise
-    except (ArgumentError, ValueError) as error:
-        unknown = re.search(r"[oO]ption '([^']+)'", str(error))
-        near = f"; {nearest(unknown[1], _names())}" if unknown else ""
-        raise ConfigError(f"{' '.join(args or [])}: {_reason(error)}{near}") from error
+    if {"-h", "--help"} & set(args):
+        raise SystemExit(print_help())
+    values: dict[str, Any] = {}
+    for name, text in _options(args):
+        if name == "config":
+            loaded = read_yaml_file(text)
+            if not isinstance(loaded, dict):
+                raise ConfigError(f"{text}: must be a mapping of keys to values, not {loaded!r}")
+            _merge(values, loaded)
+        else:
+            try:
+                _set(values, name.split("."), read_yaml(text))
+            except yaml.YAMLError as error:
+                raise ConfigError(f"--{name} {text!r}: is not YAML ({' '.join(str(error).split())})") from error
+    return parse(TrainConfig, values, " ".join(args[:2]) or "configuration")
 
 
-def _reason(error: Exception) -> str:
-    """The message on one line; of a value that fits no type of a union, what its own type had against it."""
-    reasons = [line.strip(" -") for line in str(error).splitlines() if line.strip().startswith("- ")]
-    reasons = [reason for reason in reasons if "NoneType" not in reason]
-    return " ".join((reasons[0] if reasons else str(error)).split())
+def print_help() -> int:
+    """Print every key of a stage's YAML."""
+    print(
+        "torchrun -m train.run --config FILE [--KEY VALUE ...]\n\nKeys, as in the YAML; a nested one is --data.root.\n"
+    )
+    for kind in (TrainConfig, DataConfig, Source, SafetyConfig, LoraConfig):
+        print(f"{kind.__name__}: {inspect.getdoc(kind)}\n")
+    return 0
 
 
-def _names() -> list[str]:
-    """Every key that a stage's YAML may have."""
-    return [
-        f.name for kind in (TrainConfig, DataConfig, Source, SafetyConfig, LoraConfig) for f in dataclasses.fields(kind)
-    ]
+def _options(args: list[str]) -> list[tuple[str, str]]:
+    """`--name value` and `--name=value` as pairs."""
+    pairs, rest = [], list(args)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if not name.startswith("--"):
+            raise ConfigError(f"{word!r}: not an option; give --config FILE, then --KEY VALUE")
+        if not equals and not rest:
+            raise ConfigError(f"{word}: has no value; give --KEY VALUE")
+        pairs.append((name[2:], value if equals else rest.pop(0)))
+    return pairs
+
+
+def _set(values: dict[str, Any], keys: list[str], value: object) -> None:
+    """Put a value at a nested key; what stands there and is not a mapping is replaced."""
+    for key in keys[:-1]:
+        if not isinstance(values.get(key), dict):
+            values[key] = {}
+        values = values[key]
+    values[keys[-1]] = value
+
+
+def _merge(values: dict[str, Any], more: dict[str, Any]) -> None:
+    """Add a later file's values; nested mappings are merged, all else is replaced."""
+    for key, value in more.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], value)
+        else:
+            values[key] = value

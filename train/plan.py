@@ -60,7 +60,7 @@ def show(made: Plan, config: TrainConfig, args: list[str]) -> None:
     console.print(table)
     batch = made.batch
     table = _table(
-        f"GiB on each of {made.processes} GPUs; micro-batch of {batch.rows} x {batch.tokens:,} tokens, {batch.pictures} pictures",
+        f"GiB on each of {made.processes} GPUs; micro-batch of {batch.rows} x {batch.tokens:,} tokens, {batch.images} images",
         *("", "weights", "gradients", "optimizer", "32-bit copies", "buffers", "activations", "peak"),
         *("host", f"of {made.memory / GIB:.0f} GiB"),
     )

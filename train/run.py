@@ -29,16 +29,24 @@ from safety_modules.model.safe_vlm import SafeVLM
 from safety_modules.sample import DataError
 from safety_modules.taxonomy import Taxonomy
 from train.config import LoraConfig, TrainConfig, read_config
-from train.data.dataset import Collator, Exchanges
-from train.data.head_only import Features, collate_features
-from train.data.mixture import read_train, read_validation, refuse_leaks
+from train.data.dataset import Collator, ExchangeDataset
+from train.data.head_only import FeatureDataset, collate_features
+from train.data.mixture import check_leaks, read_train, read_validation
 from train.features.store import FeatureStore
-from train.loop.checks import refuse_precision, refuse_rules, refuse_setting
-from train.loop.liger import apply_kernels, refuse_kernels
-from train.loop.reshard import Repair, convert, cut_for_others
-from train.loop.resume import Manifest, Stop, disk_error, from_worker, half_written, last_whole, same_steps
+from train.loop.checks import check_precision, check_rules, check_settings
+from train.loop.liger import apply_liger, check_liger
+from train.loop.reshard import Repair, convert, needs_resharding
+from train.loop.resume import (
+    CheckpointManifest,
+    StopOnSignal,
+    disk_error,
+    is_incomplete,
+    last_complete_checkpoint,
+    matching_accumulation,
+    worker_message,
+)
 from train.loop.trainer import SafetyTrainer
-from train.loop.zero_weights import whole_weights
+from train.loop.zero_weights import gather_weights
 
 logger = logging.getLogger(__name__)
 
@@ -63,20 +71,20 @@ def train(config: TrainConfig) -> Path:
     output = Path(config.output)
     if trainer.is_world_process_zero():
         write_text(output / MIXTURE, json.dumps([part.to_dict() for part in parts], indent=1) + "\n")
-    stop = Stop()
-    for callback in (stop, Manifest()):
+    stop = StopOnSignal()
+    for callback in (stop, CheckpointManifest()):
         trainer.add_callback(callback)
-    last = last_whole(output)
-    if last and trainer.is_deepspeed_enabled and cut_for_others(last, trainer.args.world_size):
+    last = last_complete_checkpoint(output)
+    if last and trainer.is_deepspeed_enabled and needs_resharding(last, trainer.args.world_size):
         with trainer.args.main_process_first(desc="universal checkpoint"):
             convert(last)
         trainer.add_callback(Repair())
     try:
         trainer.train(resume_from_checkpoint=last, ignore_keys_for_eval=["logits"])
     except DataError as error:
-        raise DataError(from_worker(error)) from error
+        raise DataError(worker_message(error)) from error
     except (OSError, RuntimeError, SafetensorError) as error:
-        if not half_written(output, trainer.state.global_step):
+        if not is_incomplete(output, trainer.state.global_step):
             raise
         raise disk_error(error, output) from error
     if stop.received:
@@ -95,35 +103,35 @@ def prepare(config: TrainConfig) -> tuple[SafetyTrainer, PeftModel | None, str, 
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     arguments = training_arguments(config)
-    refuse_setting(config, arguments)
-    refuse_kernels(config, arguments)
+    check_settings(config, arguments)
+    check_liger(config, arguments)
     model, base = build(config)
     if config.attention:
         model.base.set_attn_implementation(config.attention)
-    if config.data.packing and not config.guard:
+    if config.data.packing and not config.head_only:
         enable_packing(model.base)
     if config.trainer.get("use_liger_kernel"):
-        apply_kernels(model.base, arguments.liger_kernel_config)
+        apply_liger(model.base, arguments.liger_kernel_config)
     set_seed(arguments.seed)
     adapter = add_lora(model, config.lora) if config.lora else None
     data, taxonomy, processor = config.data, model.taxonomy, model.processor
-    rows, parts = read_train(data, taxonomy, arguments.seed, answers=not config.guard)
+    rows, parts = read_train(data, taxonomy, arguments.seed, answers=not config.head_only)
     watched = read_validation(data, taxonomy)
     if arguments.process_index == 0:
-        refuse_leaks(data, taxonomy, rows, watched)
+        check_leaks(data, taxonomy, rows, watched)
         show(parts)
-    rows = Exchanges(rows, processor, taxonomy, data, train=True)
-    validation = Exchanges(watched, processor, taxonomy, data)
+    rows = ExchangeDataset(rows, processor, taxonomy, data, train=True)
+    validation = ExchangeDataset(watched, processor, taxonomy, data)
     lengths = rows.lengths(model.backbone.patches(model.config)) if data.group_by_length else None
     collator = Collator(processor, data.packing)
-    if config.guard or data.features:
+    if config.head_only or data.features:
         model.to(arguments.device)
-        pictures = (image for part in (rows, validation) for sample in part.samples for image in sample.images)
-        store = FeatureStore.compute(model, pictures, data.features)
+        images = (image for part in (rows, validation) for sample in part.samples for image in sample.images)
+        store = FeatureStore.compute(model, images, data.features)
         rows.store = validation.store = store
-    if config.guard:
+    if config.head_only:
         collator = collate_features
-        rows, validation = Features(rows, store), Features(validation, store)
+        rows, validation = FeatureDataset(rows, store), FeatureDataset(validation, store)
     trainer = SafetyTrainer(
         model=model,
         args=arguments,
@@ -134,8 +142,8 @@ def prepare(config: TrainConfig) -> tuple[SafetyTrainer, PeftModel | None, str, 
         head_weight=config.head_weight,
         lengths=lengths,
     )
-    refuse_precision(trainer)
-    refuse_rules(config, trainer.trained)
+    check_precision(trainer)
+    check_rules(config, trainer.trained)
     return trainer, adapter, base, parts
 
 
@@ -157,11 +165,11 @@ def training_arguments(config: TrainConfig) -> TrainingArguments:
     deepspeed = values.get("deepspeed")
     if isinstance(deepspeed, str) and not Path(deepspeed).is_file():
         raise ConfigError(f"trainer.deepspeed: there is no file {deepspeed!r}; name one, e.g. train/configs/zero2.json")
-    last, processes = last_whole(config.output), int(os.environ.get("WORLD_SIZE", 1))
+    last, processes = last_complete_checkpoint(config.output), int(os.environ.get("WORLD_SIZE", 1))
     if last:
         batch, parts = (int(values.get(name, default)) for name, default in BATCH)
-        values["gradient_accumulation_steps"] = same_steps(last, batch, parts, processes)
-        if deepspeed and cut_for_others(last, processes):
+        values["gradient_accumulation_steps"] = matching_accumulation(last, batch, parts, processes)
+        if deepspeed and needs_resharding(last, processes):
             settings = (
                 deepspeed if isinstance(deepspeed, dict) else json.loads(Path(deepspeed).read_text(encoding="utf-8"))
             )
@@ -175,7 +183,7 @@ def build(config: TrainConfig) -> tuple[SafeVLM, str]:
     compute = "bfloat16" if config.trainer.get("bf16") else "float32"
     held = {
         "dtype": config.dtype or "auto",
-        "language_model": not config.guard,
+        "language_model": not config.head_only,
         "quantize": Quantization(config.quantize, compute) if config.quantize else None,
     }
     if config.modules:
@@ -225,7 +233,7 @@ def save(trainer: SafetyTrainer, adapter: PeftModel | None, base: str, output: P
         for name in model.state_dict()
         if name in trainer.trained or name.startswith("safety.") or (full and name.startswith("base."))
     }
-    weights = whole_weights(model, wanted, keep=trainer.is_world_process_zero())
+    weights = gather_weights(model, wanted, keep=trainer.is_world_process_zero())
     if not trainer.is_world_process_zero():
         return
     part = {

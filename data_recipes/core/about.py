@@ -16,7 +16,7 @@ class About:
         splits: that may be asked for.
         paper: arXiv number, or "".
         evaluation_only: why it is not to be trained on; "" where it may be.
-        carve: the split that "validation" is taken from, a tenth of its pictures, where the authors have none; or "".
+        carve: the split that "validation" is taken from, a tenth of its images, where the authors have none; or "".
     """
 
     title: str

@@ -15,13 +15,13 @@ from safety_modules.taxonomy import Taxonomy, nearest
 
 FOLDER = Path(__file__).parents[1] / "texts"
 KINDS = ("safe", "careful", "limited", "refuse")  # of answers, by level
-KEYS = ("questions", "picture", "text", "subjects", "reasons", "answers")
+KEYS = ("questions", "image", "text", "subjects", "reasons", "answers")
 UNKNOWN = re.compile(r"\{(?!(what|hint|reason)\})[^}]*\}?")
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Questions about a picture, and answers by type and level, in one language.
+    """Questions about an image, and answers by type and level, in one language.
 
     A taxonomy's own `questions` and `answers` are used where it has them.
 
@@ -54,19 +54,19 @@ class Texts:
         return cls(taxonomy, parts)
 
     def question(self, key: str) -> str:
-        """A question about a picture, chosen by the hash of a key."""
+        """A question about an image, chosen by the hash of a key."""
         return _choose(f"question {key}", self.taxonomy.questions or self.parts["questions"])
 
-    def answer(self, risk_type: str, risk_level: int, key: str, picture: bool = True) -> str:
+    def answer(self, risk_type: str, risk_level: int, key: str, image: bool = True) -> str:
         """An answer to an exchange of this label, chosen by the hash of a key.
 
-        Args: picture: whether the exchange has one; without, the answer speaks of the request.
+        Args: image: whether the exchange has one; without, the answer speaks of the request.
             To a harmless request there is nothing to say in general: "".
         """
         own = self.taxonomy.answers(risk_type, risk_level)
         if own:
             return _choose(f"answer {key}", own)
-        if not risk_level and not picture:
+        if not risk_level and not image:
             return ""
         slots = self.parts["answers"][self._kind(risk_level)]
         sentence = " ".join(_choose(f"answer {place} {key}", slot) for place, slot in enumerate(slots))
@@ -75,7 +75,7 @@ class Texts:
         subject = (self.parts.get("subjects") or {}).get(risk_type) or hint
         for name, value in (
             ("{reason}", _choose(f"reason {key}", reasons)),
-            ("{what}", self.parts["picture" if picture else "text"]),
+            ("{what}", self.parts["image" if image else "text"]),
             ("{hint}", subject),
         ):
             sentence = sentence.replace(name, value)
@@ -114,10 +114,10 @@ def _check(path: Path, parts: object) -> None:
         raise DataError(
             f"{path}: questions, each slot of answers ({', '.join(KINDS)}) and reasons (one named any) must be texts"
         )
-    names = [parts.get("picture"), parts.get("text"), *maps["subjects"].values()]
+    names = [parts.get("image"), parts.get("text"), *maps["subjects"].values()]
     if not all(isinstance(name, str) for name in names):
         raise DataError(
-            f"{path}: picture and text must say, and subjects may, what an answer is about, such as 'this picture'"
+            f"{path}: image and text must say, and subjects may, what an answer is about, such as 'this image'"
         )
     for text in (*names, *(text for item in lists for text in item)):
         if unknown := UNKNOWN.search(text):

@@ -1,4 +1,4 @@
-"""Held out: pictures that nothing may be trained on, known by their content, so that another name does not hide one."""
+"""Held out: images that nothing may be trained on, known by their content, so that another name does not hide one."""
 
 from __future__ import annotations
 
@@ -15,23 +15,21 @@ from PIL import Image
 
 from data_recipes.core.rows import Rows
 from safety_modules.prompt.images import load_image
-from safety_modules.sample import DataError, Picture
+from safety_modules.sample import DataError, ImageSource
 
-NEAR = (
-    4  # of 64 bits: the same picture saved again or resized differs by 0 to 2, different pictures of text by 6 and more
-)
-HEADER = ("picture", "split", "bytes", "sha256", "phash")
+NEAR = 4  # of 64 bits: the same image saved again or resized differs by 0 to 2, different images of text by 6 and more
+HEADER = ("image", "split", "bytes", "sha256", "phash")
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What a picture is known by.
+    """What an image is known by.
 
     Attributes:
         name: for messages.
         split: that it belongs to.
         size: of the file in bytes. sha256: of the file.
-        phash: perceptual hash, 64 bits; pictures that look alike differ in few of them. None where it was not made.
+        phash: perceptual hash, 64 bits; images that look alike differ in few of them. None where it was not made.
     """
 
     name: str
@@ -43,7 +41,7 @@ class Mark:
 
 @dataclass
 class HeldOut:
-    """Pictures not to be trained on."""
+    """Images not to be trained on."""
 
     marks: dict[str, Mark] = field(default_factory=dict)  # by sha256
     sizes: set[int] = field(default_factory=set)
@@ -54,22 +52,22 @@ class HeldOut:
             self.marks.setdefault(mark.sha256, mark)
             self.sizes.add(mark.size)
 
-    def exact(self, pictures: Iterable[Picture]) -> dict[Picture, Mark]:
-        """Pictures whose files are held out. Only files of the same size are read; a DataError where one cannot be."""
+    def exact(self, images: Iterable[ImageSource]) -> dict[ImageSource, Mark]:
+        """Images whose files are held out. Only files of the same size are read; a DataError where one cannot be."""
         found = {}
-        for picture in pictures if self.marks else ():
+        for image in images if self.marks else ():
             try:
-                if isinstance(picture, Path) and os.path.getsize(picture) not in self.sizes:
+                if isinstance(image, Path) and os.path.getsize(image) not in self.sizes:
                     continue
-                mark = self.marks.get(hashlib.sha256(picture.read_bytes()).hexdigest())
+                mark = self.marks.get(hashlib.sha256(image.read_bytes()).hexdigest())
             except OSError as error:
-                raise DataError(f"{picture}: cannot be read ({error}); check the file") from error
+                raise DataError(f"{image}: cannot be read ({error}); check the file") from error
             if mark:
-                found[picture] = mark
+                found[image] = mark
         return found
 
     def near(self, hashes: np.ndarray) -> list[tuple[int, Mark, int]]:
-        """Of (n,) perceptual hashes: place, the held-out picture that looks the same, and how many bits they differ in."""
+        """Of (n,) perceptual hashes: place, the held-out image that looks the same, and how many bits they differ in."""
         marks = [mark for mark in self.marks.values() if mark.phash is not None]
         held = np.array([mark.phash for mark in marks], np.uint64)
         found = []
@@ -81,35 +79,35 @@ class HeldOut:
         return found
 
 
-def mark(picture: Picture, split: str, perceptual: bool = False) -> Mark:
-    """The mark of a picture; a DataError or ImageError where its file cannot be read."""
+def mark(image: ImageSource, split: str, perceptual: bool = False) -> Mark:
+    """The mark of an image; a DataError or ImageError where its file cannot be read."""
     try:
-        data = picture.read_bytes()
+        data = image.read_bytes()
     except OSError as error:
-        raise DataError(f"{picture}: cannot be read ({error}); check the file") from error
-    phash = perceptual_hash(load_image(picture)) if perceptual else None
-    return Mark(str(picture.name), split, len(data), hashlib.sha256(data).hexdigest(), phash)
+        raise DataError(f"{image}: cannot be read ({error}); check the file") from error
+    phash = perceptual_hash(load_image(image)) if perceptual else None
+    return Mark(str(image.name), split, len(data), hashlib.sha256(data).hexdigest(), phash)
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """64 bits that a picture keeps when it is saved again or resized. Needs the package imagehash."""
+    """64 bits that an image keeps when it is saved again or resized. Needs the package imagehash."""
     import imagehash
 
     bits = imagehash.phash(image).hash.ravel()
     return int(np.packbits(bits).view(">u8")[0])
 
 
-def pictures(rows: Rows) -> dict[Picture, str]:
-    """Every picture of some rows, with the source of its first row."""
-    found: dict[Picture, str] = {}
+def images(rows: Rows) -> dict[ImageSource, str]:
+    """Every image of some rows, with the source of its first row."""
+    found: dict[ImageSource, str] = {}
     for sample in rows:
-        for picture in sample.images:
-            found.setdefault(picture, sample.source)
+        for image in sample.images:
+            found.setdefault(image, sample.source)
     return found
 
 
 def write(path: Path, marks: Sequence[Mark]) -> None:
-    """A file of marks: it tells which pictures are held out without holding one."""
+    """A file of marks: it tells which images are held out without holding one."""
     with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:  # names need not be UTF-8
         writer = csv.writer(file)
         writer.writerow(HEADER)
@@ -130,7 +128,7 @@ def read(path: Path) -> list[Mark]:
             lines = list(csv.reader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
-            f"{path}: cannot be read as held-out pictures ({error}); write it with data_recipes split"
+            f"{path}: cannot be read as held-out images ({error}); write it with data_recipes split"
         ) from error
     if not lines or tuple(lines[0]) != HEADER:
         raise DataError(

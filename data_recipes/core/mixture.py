@@ -34,7 +34,7 @@ class Source:
         labels: category of the data set -> `type`, `type:level`, or null to leave its rows out; over the recipe's own map.
         language: of questions and answers for rows that have none: a file name of data_recipes/texts, or a path.
         bad_rows: "error" stops at rows that break a rule, "skip" leaves them out and counts them; for that it opens every
-            picture once, in as many threads as there are cores.
+            image once, in as many threads as there are cores.
         stream: read no more than the first so many rows of a hub data set; null to fetch it whole.
     """
 
@@ -70,17 +70,17 @@ class Source:
         return folder if self.recipe == "custom" else folder / self.recipe
 
     def read(
-        self, root: str | Path, taxonomy: Taxonomy, training: bool, answers: bool = False, open_pictures: bool = True
+        self, root: str | Path, taxonomy: Taxonomy, training: bool, answers: bool = False, open_images: bool = True
     ) -> tuple[Rows, Reading]:
         """Its rows, at most `limit`, and how they were read.
 
         Args:
             training: what they are for.
             answers: whether each row needs one.
-            open_pictures: where bad rows are skipped, skip those whose picture cannot be decoded, too.
+            open_images: where bad rows are skipped, skip those whose image cannot be decoded, too.
         """
         reading = Reading(taxonomy, self.labels, self.bad_rows, self.language, answers, self.stream)
-        reading.open_pictures = open_pictures and self.bad_rows == "skip"
+        reading.open_images = open_images and self.bad_rows == "skip"
         rows = data_recipes.read(self.recipe, self.place(root), self.split, reading, training)
         return rows.spread(self.limit), reading
 
@@ -135,11 +135,11 @@ def mix(
     root: str | Path,
     taxonomy: Taxonomy,
     balance: float = 0.0,
-    clean_share: float | None = None,
+    clean_fraction: float | None = None,
     max_repeats: int = 10,
     seed: int = 0,
     answers: bool = True,
-    open_pictures: bool = True,
+    open_images: bool = True,
 ) -> tuple[Rows, list[Part]]:
     """The rows to train on, and what each source gave.
 
@@ -150,9 +150,9 @@ def mix(
         balance: 0 leaves the risky types as they are, 1 makes them equally frequent, and between the two their counts are
             n ** (1 - balance) to each other; together they stay as many. Rare ones are repeated, frequent ones thinned out.
         max_repeats: for the balance no row is repeated more often.
-        clean_share: of the mixture, in (0, 1); the side with too many rows is thinned out. None leaves it as it is.
+        clean_fraction: of the mixture, in (0, 1); the side with too many rows is thinned out. None leaves it as it is.
     """
-    parts, readings = zip(*(source.read(root, taxonomy, True, answers, open_pictures) for source in sources))
+    parts, readings = zip(*(source.read(root, taxonomy, True, answers, open_images) for source in sources))
     rows = Rows.join(parts)
     owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     times = np.concatenate(
@@ -160,7 +160,7 @@ def mix(
     )
     places = np.repeat(np.arange(len(rows)), times)
     places = _balanced(places, rows, balance, max_repeats, seed)
-    places = _shared(places, rows, clean_share, seed)
+    places = _shared(places, rows, clean_fraction, seed)
     if not len(places):
         raise DataError("the mixture has no rows; raise a weight, or name another source")
     found = []
@@ -202,7 +202,7 @@ def _shared(places: np.ndarray, rows: Rows, part: float | None, seed: int) -> np
     number, risky = int(clean.sum()), int((~clean).sum())
     if not number or not risky:
         raise DataError(
-            f"clean_share {part:g} needs clean and risky rows, the mixture has {number} and {risky}; add a source"
+            f"clean_fraction {part:g} needs clean and risky rows, the mixture has {number} and {risky}; add a source"
         )
     if number > (number + risky) * part:
         kept, side = round(risky * part / (1 - part)), clean

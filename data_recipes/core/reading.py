@@ -15,7 +15,7 @@ from data_recipes.core.rows import Label, Rows
 from data_recipes.readers.indexed_json import JsonRows
 from data_recipes.readers.tables import Row, shown
 from safety_modules.prompt.images import ImageError, load_image
-from safety_modules.sample import DataError, Picture, Sample
+from safety_modules.sample import DataError, ImageSource, Sample
 from safety_modules.taxonomy import Taxonomy, TaxonomyError, nearest
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Reading:
         taxonomy: categories and levels.
         labels: category of the data set -> `type`, `type:level`, or None to leave its rows out; over the recipe's own map.
         bad_rows: "error": a row that breaks a rule stops the reading. "skip": it is left out, and counted in `faults`.
-        open_pictures: count a row whose picture cannot be decoded among the bad ones; else that is found when it is used.
+        open_images: count a row whose image cannot be decoded among the bad ones; else that is found when it is used.
         language: of questions and answers that are composed.
         answers: whether each row needs one, to train a language model on; a head can do without.
         stream: read a hub data set as a stream, no more than the first so many rows; None to fetch it whole.
@@ -53,7 +53,7 @@ class Reading:
     answers: bool = False
     stream: int | None = None
     every_label: bool = True
-    open_pictures: bool = False
+    open_images: bool = False
     faults: list[str] = field(default_factory=list)
     left_out: int = 0
 
@@ -169,15 +169,15 @@ class Reading:
         return made.take(np.array(good, np.int64)) if faults else made
 
     def readable(self, rows: Rows, where: object) -> Rows:
-        """The rows all of whose pictures can be decoded. Each picture is opened, which takes its time for a large set."""
-        pictures = list(dict.fromkeys(picture for sample in rows for picture in sample.images))
+        """The rows all of whose images can be decoded. Each image is opened, which takes its time for a large set."""
+        images = list(dict.fromkeys(image for sample in rows for image in sample.images))
         with ThreadPoolExecutor() as pool:  # decoding lets other threads run
-            faults = dict(filter(None, pool.map(_fault, pictures)))
+            faults = dict(filter(None, pool.map(_fault, images)))
         if not faults:
             return rows
         good, lines = [], []
         for place, sample in enumerate(rows):
-            found = [faults[picture] for picture in sample.images if picture in faults]
+            found = [faults[image] for image in sample.images if image in faults]
             lines += [f"{sample.source}: {found[0]}"] if found else []
             good += [] if found else [place]
         self._report(lines, len(rows), where)
@@ -205,12 +205,12 @@ class Reading:
         )
 
 
-def _fault(picture: Picture) -> tuple[Picture, str] | None:
-    """A picture that cannot be decoded, and why."""
+def _fault(image: ImageSource) -> tuple[ImageSource, str] | None:
+    """An image that cannot be decoded, and why."""
     try:
-        load_image(picture)
+        load_image(image)
     except ImageError as error:
-        return picture, str(error)
+        return image, str(error)
     return None
 
 

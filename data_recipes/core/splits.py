@@ -1,4 +1,4 @@
-"""Splits: a split for each row of data that names none, never two for one picture."""
+"""Splits: a split for each row of data that names none, never two for one image."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def share(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
 
 
-def by_picture(rows: Sequence[Sequence[str]], part: float = VALIDATION, held_out: str = "validation") -> list[str]:
+def by_image(rows: Sequence[Sequence[str]], part: float = VALIDATION, held_out: str = "validation") -> list[str]:
     """The split of each row: "train", or `held_out` for about a share `part` of them.
 
-    Rows that share a picture, directly or through other rows, form a group and get one split, chosen by the hash of the
+    Rows that share an image, directly or through other rows, form a group and get one split, chosen by the hash of the
     group's first key. Neither split is empty where there are two groups: without a group below the share, the one with
     the lowest hash is validation. A single group is train.
 
     Args:
-        rows: the keys of each row, at least one: paths of its pictures, or its text where it has none.
+        rows: the keys of each row, at least one: paths of its images, or its text where it has none.
     """
     parents: dict[str, str] = {}
 
@@ -47,10 +47,8 @@ def by_picture(rows: Sequence[Sequence[str]], part: float = VALIDATION, held_out
 def carve(samples: Sequence[Sample], held: bool) -> list[Sample]:
     """The validation tenth of a split that its authors did not divide, or the rest of it.
 
-    By the names of the pictures, without their folders, or the question where there is none: so the rule gives the same
+    By the names of the images, without their folders, or the question where there is none: so the rule gives the same
     rows wherever the data lies.
     """
-    names = by_picture(
-        [[picture.name for picture in sample.images] or [f"text {sample.question}"] for sample in samples]
-    )
+    names = by_image([[image.name for image in sample.images] or [f"text {sample.question}"] for sample in samples])
     return [sample for sample, name in zip(samples, names) if (name != "train") == held]

@@ -1,4 +1,4 @@
-"""Look: what there is to know of each picture, found by opening it once."""
+"""Look: what there is to know of each image, found by opening it once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from data_recipes.core.held_out import NEAR, Mark, perceptual_hash
 from safety_modules.prompt.images import ImageError, load_image
-from safety_modules.sample import Picture
+from safety_modules.sample import ImageSource
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".gif": "GIF"}
 SMALL, LARGE, LONG = 48, 20e6, 10  # shorter side in pixels, area in pixels, ratio of the sides
@@ -25,7 +25,7 @@ BANDS = NEAR + 1  # hashes that differ in at most NEAR bits are alike in one of 
 
 @dataclass(frozen=True)
 class Look:
-    """One picture.
+    """One image.
 
     Attributes:
         source: the first row that names it. name: of its file.
@@ -58,43 +58,42 @@ class _Held:
         return self.name
 
 
-def look(picture: Picture, source: str) -> Look:
-    """Open a picture."""
+def look(image: ImageSource, source: str) -> Look:
+    """Open an image."""
+    name = str(image.name)
     try:
-        data = picture.read_bytes()
-        image = load_image(_Held(data, str(picture.name)))
+        data = image.read_bytes()
+        opened = load_image(_Held(data, name))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # load_image has refused what is too large
             header = Image.open(io.BytesIO(data))
     except (OSError, UnidentifiedImageError, ImageError) as error:
         reason = re.sub(r" <_io[^>]*>", "", " ".join(str(error).split()))  # an address in memory says nothing
-        return Look(source, str(picture.name), fault=reason.removeprefix(f"{picture.name}: "))
-    mark = Mark(str(picture.name), "", len(data), hashlib.sha256(data).hexdigest(), perceptual_hash(image))
-    width, height = image.size
+        return Look(source, name, fault=reason.removeprefix(f"{name}: "))
+    mark = Mark(name, "", len(data), hashlib.sha256(data).hexdigest(), perceptual_hash(opened))
+    width, height = opened.size
     found = (header.format or "", header.mode, width, height)
-    return Look(source, str(picture.name), "", *found, _suspicions(Path(str(picture.name)), *found), mark)
+    return Look(source, name, "", *found, _suspicions(Path(name), *found), mark)
 
 
-def look_all(pictures: dict[Picture, str], workers: int) -> Iterator[Look]:
-    """Open each picture; files in so many processes, those that lie in tables in this one.
+def look_all(images: dict[ImageSource, str], workers: int) -> Iterator[Look]:
+    """Open each image; files in so many processes, those that lie in tables in this one.
 
-    Args: pictures: with the source of each.
+    Args: images: with the source of each.
     """
-    files = [(picture, source) for picture, source in pictures.items() if isinstance(picture, Path)]
+    files = [(image, source) for image, source in images.items() if isinstance(image, Path)]
     if files and workers > 1:
         with ProcessPoolExecutor(workers) as pool:
             yield from pool.map(look, *zip(*files), chunksize=16)
     else:
-        yield from (look(picture, source) for picture, source in files)
-    yield from (look(picture, source) for picture, source in pictures.items() if not isinstance(picture, Path))
+        yield from (look(image, source) for image, source in files)
+    yield from (look(image, source) for image, source in images.items() if not isinstance(image, Path))
 
 
 def _suspicions(path: Path, kind: str, mode: str, width: int, height: int) -> tuple[str, ...]:
     found = []
     expected = FORMATS.get(path.suffix.lower())
-    if expected and expected != kind.replace(
-        "MPO", "JPEG"
-    ):  # MPO: a JPEG with more pictures behind it, as phones write
+    if expected and expected != kind.replace("MPO", "JPEG"):  # MPO: a JPEG with more images behind it, as phones write
         found.append(f"is named {path.suffix} and is a {kind}")
     if min(width, height) < SMALL:
         found.append(f"is {width} x {height} pixels, less than {SMALL} on a side")
@@ -106,7 +105,7 @@ def _suspicions(path: Path, kind: str, mode: str, width: int, height: int) -> tu
 
 
 def same(looks: Iterable[Look]) -> list[list[Look]]:
-    """Groups of pictures whose files are the same, under several names."""
+    """Groups of images whose files are the same, under several names."""
     groups: dict[str, list[Look]] = {}
     for seen in looks:
         if seen.mark:
@@ -115,9 +114,9 @@ def same(looks: Iterable[Look]) -> list[list[Look]]:
 
 
 def alike(looks: Iterable[Look]) -> list[tuple[Look, Look, int]]:
-    """Pairs of pictures that look the same and are not the same file, and how many bits of their hashes differ.
+    """Pairs of images that look the same and are not the same file, and how many bits of their hashes differ.
 
-    Pictures of one hash, such as empty ones, are paired with the first of them alone: a thousand are not half a million pairs.
+    Images of one hash, such as empty ones, are paired with the first of them alone: a thousand are not half a million pairs.
     """
     seen = list({look.mark.sha256: look for look in reversed(list(looks)) if look.mark}.values())[::-1]
     hashes = np.array([look.mark.phash for look in seen], np.uint64)

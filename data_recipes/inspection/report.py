@@ -11,8 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from data_recipes.core.rows import Rows
-from data_recipes.inspection import gallery
+from data_recipes.inspection import survey_page
 from data_recipes.inspection.survey import Survey
+from safety_modules.reporting.gallery import page as gallery_page
 
 SHOWN = 5  # findings of each kind on the terminal
 
@@ -37,11 +38,11 @@ def report(
     output.mkdir(parents=True, exist_ok=True)
     data = {**dict(facts), **found.to_dict(), **({"mixture": mixture} if mixture else {})}
     _write(output / "report.json", json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-    numbers = [("Rows", f"{found.rows:,}"), ("Pictures", f"{len(found.looks):,}")]
-    tiles, lines = gallery.sections(rows, found), gallery.findings(found)
-    page = gallery.page(title, [*facts, *numbers], tiles, lines, gallery.counts(found))
+    numbers = [("Rows", f"{found.rows:,}"), ("Images", f"{len(found.looks):,}")]
+    tiles, lines = survey_page.sections(rows, found), survey_page.findings(found)
+    page = gallery_page(title, [*facts, *numbers], tiles, lines, survey_page.counts(found))
     _write(output / "gallery.html", page)
-    pairs = f"{len(found.same):,} pictures under several names, {len(found.alike):,} pairs that look the same"
+    pairs = f"{len(found.same):,} images under several names, {len(found.alike):,} pairs that look the same"
     say(f"{pairs}: {output / 'gallery.html'}")
     bad = found.broken or found.leaks
     say(f"{'not in order' if bad else 'in order'}: " + ", ".join(f"{len(lines):,} {name}" for name, lines in problems))
@@ -60,7 +61,7 @@ def _write(path: Path, text: str) -> None:
 
 def _labels(title: str, found: Survey) -> Table:
     """Rows by type and level."""
-    names, lines = gallery.counts(found)
+    names, lines = survey_page.counts(found)
     table = Table(title=escape(title))
     for name in names:
         table.add_column(name, justify="left" if name == "type" else "right")
@@ -78,5 +79,5 @@ def _numbers(found: Survey) -> Table:
         for name, values in spreads.items():
             table.add_row(name, unit, *(f"{value:,.0f}" for value in values))
     for name, count in found.formats.most_common():
-        table.add_row(name, f"{count:,} pictures")
+        table.add_row(name, f"{count:,} images")
     return table

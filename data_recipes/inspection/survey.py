@@ -1,4 +1,4 @@
-"""Survey: what is in a data set: labels, lengths, pictures, and rows that are broken or suspicious."""
+"""Survey: what is in a data set: labels, lengths, images, and rows that are broken or suspicious."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from data_recipes.core.held_out import HeldOut
 from data_recipes.core.rows import Rows
 from data_recipes.inspection import image_scan
 from data_recipes.inspection.image_scan import Look
-from safety_modules.sample import DataError, Picture, Sample
+from safety_modules.sample import DataError, ImageSource, Sample
 
 PLACEHOLDER = re.compile(r"<(image|video|audio|safety_\d+)>|</?s>|\bUSER:|\bASSISTANT:")
 REPEATED = 0.2  # share of the risky rows that may have one answer
@@ -31,11 +31,11 @@ class Survey:
         labels: (type, level) -> rows.
         lengths: "question" and "answer" -> min, median, 95th percentile and max, in `unit`.
         unit: "tokens" or "letters".
-        broken: (source, reason) of rows and pictures that cannot be used.
+        broken: (source, reason) of rows and images that cannot be used.
         suspicious: (source, what is odd).
-        looks: one for each picture.
-        same, alike: pictures that are the same file, and that look the same.
-        leaks: pictures that are held out: (source, name, what it is there, split, bits that differ; 0 for the same file).
+        looks: one for each image.
+        same, alike: images that are the same file, and that look the same.
+        leaks: images that are held out: (source, name, what it is there, split, bits that differ; 0 for the same file).
         rows_by_type: places of each type's rows, for a gallery.
     """
 
@@ -53,13 +53,13 @@ class Survey:
 
     @property
     def sizes(self) -> dict[str, list[float]]:
-        """min, median, 95th percentile and max of the pictures' widths and heights."""
+        """min, median, 95th percentile and max of the images' widths and heights."""
         good = [look for look in self.looks if not look.fault]
         return {name: _spread([getattr(look, name) for look in good]) for name in ("width", "height") if good}
 
     @property
     def formats(self) -> Counter:
-        """ "JPEG RGB" -> pictures."""
+        """ "JPEG RGB" -> images."""
         return Counter(f"{look.format} {look.mode}" for look in self.looks if not look.fault)
 
     def to_dict(self) -> dict:
@@ -68,7 +68,7 @@ class Survey:
             "rows": self.rows,
             "labels": {f"{name}:{level}": count for (name, level), count in sorted(self.labels.items())},
             "lengths": {"unit": self.unit, **self.lengths},
-            "pictures": len(self.looks),
+            "images": len(self.looks),
             "sizes": self.sizes,
             "formats": dict(self.formats),
             "broken": [{"source": source, "reason": reason} for source, reason in self.broken],
@@ -77,23 +77,23 @@ class Survey:
             "alike": [
                 {"one": f"{a.source} {a.name}", "other": f"{b.source} {b.name}", "bits": n} for a, b, n in self.alike
             ],
-            "leaks": [dict(zip(("source", "picture", "held_out", "split", "bits"), leak)) for leak in self.leaks],
+            "leaks": [dict(zip(("source", "image", "held_out", "split", "bits"), leak)) for leak in self.leaks],
         }
 
 
 def survey(
     rows: Rows, faults: Sequence[str], count: Callable[[str], int] | None, workers: int, held: HeldOut | None = None
 ) -> Survey:
-    """Read every row, and open every picture once.
+    """Read every row, and open every image once.
 
     Args:
         faults: "source: reason" of rows that the reading left out.
         count: tokens of a text; None counts letters.
-        held: pictures that none of these may be.
+        held: images that none of these may be.
     """
     found = Survey(unit="tokens" if count else "letters")
     found.broken += [_parted(fault) for fault in faults]
-    pictures: dict[Picture, list[str]] = {}
+    images: dict[ImageSource, list[str]] = {}
     texts = _Texts(found, count or len, LONG_TOKENS if count else LONG_LETTERS)
     for place in range(len(rows)):
         try:
@@ -105,11 +105,11 @@ def survey(
         found.labels[sample.risk_type, sample.risk_level] += 1
         found.rows_by_type.setdefault(sample.risk_type, []).append(place)
         texts.add(sample)
-        for picture in sample.images:
-            pictures.setdefault(picture, []).append(sample.source)
+        for image in sample.images:
+            images.setdefault(image, []).append(sample.source)
     texts.finish()
-    found.looks = looks({picture: sources[0] for picture, sources in pictures.items()}, workers)
-    users = {(sources[0], str(picture.name)): sources for picture, sources in pictures.items()}
+    found.looks = looks({image: sources[0] for image, sources in images.items()}, workers)
+    users = {(sources[0], str(image.name)): sources for image, sources in images.items()}
     bad = [look for look in found.looks if look.fault]
     found.broken += [(source, f"{look.name}: {look.fault}") for look in bad for source in users[look.source, look.name]]
     found.suspicious += [(look.source, f"{look.name} {reason}") for look in found.looks for reason in look.suspicions]
@@ -119,9 +119,9 @@ def survey(
     return found
 
 
-def looks(pictures: dict[Picture, str], workers: int) -> list[Look]:
-    """Open each picture, with a progress bar."""
-    return list(tqdm(image_scan.look_all(pictures, workers), total=len(pictures), desc="pictures", leave=False))
+def looks(images: dict[ImageSource, str], workers: int) -> list[Look]:
+    """Open each image, with a progress bar."""
+    return list(tqdm(image_scan.look_all(images, workers), total=len(images), desc="images", leave=False))
 
 
 def _parted(fault: object) -> tuple[str, str]:
@@ -131,7 +131,7 @@ def _parted(fault: object) -> tuple[str, str]:
 
 
 def leaks(looks: Sequence[Look], held: HeldOut) -> list[tuple[str, str, str, str, int]]:
-    """Pictures that are held out, by their files or by their looks."""
+    """Images that are held out, by their files or by their looks."""
     good = [look for look in looks if look.mark]
     found = {
         place: (look.source, look.name, mark.name, mark.split, 0)

@@ -1,4 +1,4 @@
-"""Annotation: the pictures that any data set names, and a copy of its table without some of them."""
+"""Annotation: the images that any data set names, and a copy of its table without some of them."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ import numpy as np
 from data_recipes.readers import files, hub
 from data_recipes.readers.indexed_json import JsonRows
 from safety_modules.prompt.images import SUFFIXES
-from safety_modules.sample import DataError, Picture
+from safety_modules.sample import DataError, ImageSource
 
 COLUMNS = ("image", "images", "img", "image_path", "file_name")
 
 
 @dataclass
 class Annotation:
-    """A data set as pictures, whatever it is labelled with.
+    """A data set as images, whatever it is labelled with.
 
     Attributes:
-        root: a table (.json, .jsonl, .csv, .parquet), a folder of pictures, a folder with Parquet files, or hf://datasets/name.
-        pictures: name -> picture, each once, in order of first use.
-        rows: names of each row's pictures; of a folder, a row for each picture.
-        faults: rows that name a picture which cannot be used, and why.
+        root: a table (.json, .jsonl, .csv, .parquet), a folder of images, a folder with Parquet files, or hf://datasets/name.
+        images: name -> image, each once, in order of first use.
+        rows: names of each row's images; of a folder, a row for each image.
+        faults: rows that name an image which cannot be used, and why.
     """
 
     root: str | Path
-    pictures: dict[str, Picture] = field(default_factory=dict)
+    images: dict[str, ImageSource] = field(default_factory=dict)
     rows: list[tuple[str, ...]] = field(default_factory=list)
     faults: dict[int, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, root: str | Path, split: str = "train", images: str | Path | None = None) -> Annotation:
-        """Find the pictures; none is opened.
+        """Find the images; none is opened.
 
         Args:
             split: of a hub data set, or of a folder with Parquet files.
             images: folder that the paths of a table start at; the table's own where it is None.
 
         Raises:
-            DataError: there is nothing to read, or it names no picture.
+            DataError: there is nothing to read, or it names no image.
         """
         found = cls(root if hub.on_hub(root) else Path(root).expanduser())
         if found._tabular:
@@ -52,15 +52,15 @@ class Annotation:
                 found._add([(path.relative_to(found.root).as_posix(), path)])
         else:
             found._from_file(Path(images).expanduser() if images else found.root.parent)
-        if not found.pictures:
+        if not found.images:
             first = "; ".join(list(found.faults.values())[:1])
             raise DataError(
-                f"{root}: names no picture that can be used{f' ({first})' if first else ''}; check the path and --images"
+                f"{root}: names no image that can be used{f' ({first})' if first else ''}; check the path and --images"
             )
         return found
 
     def copy(self, output: Path, kept: np.ndarray) -> Path:
-        """Write the rows that are kept, as they stand, in the format they came in; of a folder or a hub set, the pictures' names.
+        """Write the rows that are kept, as they stand, in the format they came in; of a folder or a hub set, the images' names.
 
         Args:
             output: folder of the copy.
@@ -94,20 +94,20 @@ class Annotation:
             any(self.root.rglob("*.parquet")) or any(self.root.glob("*.json")) and (self.root / "state.json").is_file()
         )
 
-    def _add(self, pictures: Iterable[tuple[str, Picture]]) -> None:
-        pictures = list(pictures)
-        for name, picture in pictures:
-            self.pictures.setdefault(name, picture)
-        self.rows.append(tuple(name for name, _ in pictures))
+    def _add(self, images: Iterable[tuple[str, ImageSource]]) -> None:
+        images = list(images)
+        for name, image in images:
+            self.images.setdefault(name, image)
+        self.rows.append(tuple(name for name, _ in images))
 
     def _from_table(self, split: str) -> None:
         single = isinstance(self.root, Path) and self.root.is_file()
         rows = hub.rows(self.root.parent, split, (self.root.name,)) if single else hub.rows(self.root, split)
         for row in rows:
             cells = [cell for value in row.cells.values() if isinstance(value, list) for cell in value]
-            pictures = [cell for cell in cells if isinstance(cell, hub.Embedded)]
-            if pictures:
-                self._add((picture.name, picture) for picture in pictures)
+            images = [cell for cell in cells if isinstance(cell, hub.Embedded)]
+            if images:
+                self._add((image.name, image) for image in images)
             else:
                 self._named(row.cells, self.root.parent if single else Path(str(self.root)))
 
@@ -117,13 +117,13 @@ class Annotation:
             self._named(row if isinstance(rows, JsonRows) else row.cells, folder)
 
     def _named(self, cells: object, folder: Path) -> None:
-        """A row that names its pictures by path; one without a picture is a row, too."""
+        """A row that names its images by path; one without an image is a row, too."""
         try:
             if not isinstance(cells, dict):
                 raise DataError("is not an object")
             column = next((name for name in COLUMNS if not files.empty(cells.get(name))), None)
             names = files.names(cells[column]) if column else []
-            self._add((name, self.pictures.get(name) or files.picture(folder, name)) for name in names)
+            self._add((name, self.images.get(name) or files.image(folder, name)) for name in names)
         except DataError as error:
             self.faults[len(self.rows)] = str(error)
             self.rows.append(())

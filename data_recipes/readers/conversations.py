@@ -12,15 +12,15 @@ ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assi
 PLACEHOLDER = re.compile(r"\s*<image>\s*")
 
 
-def turns(conversation: object, pictures: int) -> tuple[Turn, ...]:
-    """User and assistant in alternation, without placeholders: the pictures always stand before the first text.
+def turns(conversation: object, images: int) -> tuple[Turn, ...]:
+    """User and assistant in alternation, without placeholders: the images always stand before the first text.
 
     A row without a single `<image>`, with one that lacks its line end, or with too many is read alike; only a placeholder
-    without any picture is an error, because then a picture is missing.
+    without any image is an error, because then an image is missing.
 
     Args:
         conversation: list of {"from", "value"} or {"role", "content"}.
-        pictures: that the row names.
+        images: that the row names.
 
     Raises:
         DataError: a role is unknown, an answer is missing, or the order is not user, assistant.
@@ -31,7 +31,7 @@ def turns(conversation: object, pictures: int) -> tuple[Turn, ...]:
     for turn in conversation:
         role, value = _turn(turn)
         if role != "system" or found:  # a system sentence in front is the template's business
-            found.append(Turn(role, clean(value, pictures)))
+            found.append(Turn(role, clean(value, images)))
     if [turn.role for turn in found] != ["user", "assistant"] * (len(found) // 2) or not found:
         raise DataError(
             f"roles are {[turn.role for turn in found]}; they must alternate user, assistant, and end with an answer"
@@ -41,12 +41,12 @@ def turns(conversation: object, pictures: int) -> tuple[Turn, ...]:
     return tuple(found)
 
 
-def clean(value: str, pictures: int) -> str:
+def clean(value: str, images: int) -> str:
     """A text without image placeholders."""
     if "<image>" not in value:
         return value.strip()
-    if not pictures:
-        raise DataError("has <image> in its text and names no picture; add the picture, or remove the placeholder")
+    if not images:
+        raise DataError("has <image> in its text and names no image; add the image, or remove the placeholder")
     return PLACEHOLDER.sub("\n", value).strip()
 
 

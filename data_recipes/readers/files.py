@@ -1,4 +1,4 @@
-"""Files: pictures and texts that a row names, each checked before it is used."""
+"""Files: images and texts that a row names, each checked before it is used."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from data_recipes.readers.tables import Row, shown
 from safety_modules.sample import DataError
 
 
-def picture(folder: Path, name: object) -> Path:
-    """The picture that a row names, below `folder`.
+def image(folder: Path, name: object) -> Path:
+    """The image that a row names, below `folder`.
 
     Raises:
         DataError: the name is no relative path, leads out of the folder, by a link too, or there is no such file.
@@ -30,7 +30,7 @@ def picture(folder: Path, name: object) -> Path:
     except ValueError:  # a null character
         real = home
     if real != home and not real.startswith(os.path.join(home, "")):
-        raise DataError(f"image {shown(name)} leaves {folder}; put the picture, not a link to it, under that folder")
+        raise DataError(f"image {shown(name)} leaves {folder}; put the image, not a link to it, under that folder")
     if not os.path.isfile(real):  # unlike Path.is_file, False for a name that is too long
         raise DataError(f"image {shown(name)}: no such file under {folder}; correct the path, which is written with /")
     return folder / name
@@ -38,12 +38,12 @@ def picture(folder: Path, name: object) -> Path:
 
 @lru_cache(maxsize=64)
 def _home(folder: str) -> str:
-    """An absolute path after links; asked for with every picture."""
+    """An absolute path after links; asked for with every image."""
     return os.path.realpath(folder)
 
 
 def key(folder: Path, path: Path) -> str:
-    """What a picture is after links, relative to the folder."""
+    """What an image is after links, relative to the folder."""
     return Path(os.path.realpath(path)).relative_to(os.path.realpath(folder)).as_posix()
 
 
@@ -66,7 +66,7 @@ def text(cells: dict[str, object], column: str, needed: bool = False) -> str:
 
 
 def empty(value: object) -> bool:
-    """True of no value: None, blank text, NaN, no pictures."""
+    """True of no value: None, blank text, NaN, no images."""
     return value is None or value == [] or (isinstance(value, str) and not value.strip()) or value != value
 
 
@@ -128,7 +128,7 @@ def _with_id(name: str, value: object) -> object:
 
 
 def names(value: object, mark: str = "<split>") -> list[str]:
-    """Paths of a cell's pictures: one, a list, or several with `mark` between them."""
+    """Paths of a cell's images: one, a list, or several with `mark` between them."""
     if empty(value):
         return []
     found = [name.strip() for name in value.split(mark)] if isinstance(value, str) else value

@@ -21,11 +21,11 @@ HUB = "hf://datasets/"
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """A picture whose bytes lie in a table: read when asked for, and not kept.
+    """An image whose bytes lie in a table: read when asked for, and not kept.
 
     Attributes:
         table: that holds it, in Arrow's format. home: folder that its files lie in, where the table has their paths alone.
-        row, column: where. place: in a list of pictures; 0 where the cell is one.
+        row, column: where. place: in a list of images; 0 where the cell is one.
     """
 
     table: Dataset
@@ -35,7 +35,7 @@ class Embedded:
     place: int = 0
 
     def read_bytes(self) -> bytes:
-        """The picture's file.
+        """The image's file.
 
         Raises:
             OSError: it lies outside of the data set's own folder and the hub's caches, or is missing.
@@ -55,7 +55,7 @@ class Embedded:
         return path.read_bytes()
 
     def version(self) -> str:
-        """A text that changes with the picture."""
+        """A text that changes with the image."""
         return f"{self.table._fingerprint}/{self.row}/{self.column}/{self.place}"
 
     @property
@@ -75,17 +75,17 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Streamed:
-    """A picture of a row that was streamed: its bytes are held. `name` is what an `Embedded` one has in the same place."""
+    """An image of a row that was streamed: its bytes are held. `name` is what an `Embedded` one has in the same place."""
 
     data: bytes
     name: str
 
     def read_bytes(self) -> bytes:
-        """The picture's file."""
+        """The image's file."""
         return self.data
 
     def version(self) -> str:
-        """A text that changes with the picture."""
+        """A text that changes with the image."""
         return hashlib.sha256(self.data).hexdigest()
 
     def __str__(self) -> str:
@@ -100,7 +100,7 @@ def on_hub(root: object) -> bool:
 def rows(
     root: str | Path, split: str, files: Sequence[str] = (), config: str | None = None, first: int | None = None
 ) -> Iterator[Row]:
-    """The rows of a split; each picture is an `Embedded` one, which is read later, or `Streamed`.
+    """The rows of a split; each image is an `Embedded` one, which is read later, or `Streamed`.
 
     Args:
         root: hf://datasets/owner/name, a folder that `save_to_disk` wrote, or a folder with Parquet files.
@@ -117,14 +117,14 @@ def rows(
     stream = first is not None and on_hub(root)
     table = _open(root, split, files, config, stream)
     name = f"{Path(str(root)).name}/{split}"
-    pictures = [column for column, feature in (table.features or {}).items() if _is_picture(feature)]
+    images = [column for column, feature in (table.features or {}).items() if _is_image(feature)]
     if stream:
         for number, cells in enumerate(_first(table, first, root, split), start=1):
-            held = {column: _streamed(cells[column], f"{number}/{column}") for column in pictures}
+            held = {column: _streamed(cells[column], f"{number}/{column}") for column in images}
             yield Row(f"{name}:{number}", {**cells, **held})
         return
-    plain, arrow = table.remove_columns(pictures), table.with_format("arrow")
-    places = {column: _places(arrow, column) for column in pictures}
+    plain, arrow = table.remove_columns(images), table.with_format("arrow")
+    places = {column: _places(arrow, column) for column in images}
     home = Path(HF_HUB_CACHE if on_hub(root) else root)
     for number in range(len(table) if first is None else min(first, len(table))):
         cells = plain[number] if plain.features else {}
@@ -144,7 +144,7 @@ def _first(table: IterableDataset, count: int, root: object, split: str) -> Iter
 def _open(
     root: str | Path, split: str, files: Sequence[str], config: str | None, stream: bool
 ) -> Dataset | IterableDataset:
-    """The table with its pictures as bytes."""
+    """The table with its images as bytes."""
     import datasets  # slow to import, and only hub data and Parquet need it
 
     try:
@@ -171,7 +171,7 @@ def _open(
         raise _unreadable(root, split, error) from error
     if stream:
         for column, feature in (table.features or {}).items():
-            if _is_picture(feature):
+            if _is_image(feature):
                 table = table.cast_column(column, _undecoded(feature))
     return table
 
@@ -191,7 +191,7 @@ def _parquet(root: Path, split: str, files: Sequence[str]) -> list[str]:
     return found
 
 
-def _is_picture(feature: object) -> bool:
+def _is_image(feature: object) -> bool:
     import datasets
 
     return isinstance(getattr(feature, "feature", feature), datasets.Image)
@@ -200,12 +200,12 @@ def _is_picture(feature: object) -> bool:
 def _undecoded(feature: object) -> object:
     import datasets
 
-    picture = datasets.Image(decode=False)
-    return picture if isinstance(feature, datasets.Image) else datasets.List(picture)
+    image = datasets.Image(decode=False)
+    return image if isinstance(feature, datasets.Image) else datasets.List(image)
 
 
 def _places(arrow: Dataset, column: str) -> list[list[int]]:
-    """Where each row's cell holds a picture: places in its list; [0] or [] where it is one. The bytes are not read."""
+    """Where each row's cell holds an image: places in its list; [0] or [] where it is one. The bytes are not read."""
     import datasets
     import pyarrow.compute as compute
 
@@ -224,14 +224,14 @@ def _places(arrow: Dataset, column: str) -> list[list[int]]:
 
 
 def _streamed(cell: object, name: str) -> list[Streamed]:
-    """The pictures of a cell, which is one or a list."""
+    """The images of a cell, which is one or a list."""
     cells = cell if isinstance(cell, list) else [cell]
     return [Streamed(item["bytes"], f"{name}/{place}") for place, item in enumerate(cells) if item and item["bytes"]]
 
 
-def pictures(cells: dict[str, object], column: str) -> tuple[Embedded | Streamed, ...]:
-    """The pictures of a cell, at least one."""
+def images(cells: dict[str, object], column: str) -> tuple[Embedded | Streamed, ...]:
+    """The images of a cell, at least one."""
     found = cells.get(column)
     if not isinstance(found, list) or not found:
-        raise DataError(f"{column} {shown(found)} holds no picture; remove the row")
+        raise DataError(f"{column} {shown(found)} holds no image; remove the row")
     return tuple(found)

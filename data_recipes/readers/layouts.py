@@ -1,4 +1,4 @@
-"""Layout: where the labels of the user's pictures stand: in a table, or in the names of folders."""
+"""Layout: where the labels of the user's images stand: in a table, or in the names of folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def find_table(root: Path, split: str) -> Path | None:
         DataError: there is no root, more than one such table, or tables of other splits alone.
     """
     if not root.exists():
-        raise DataError(f"{root}: no such file or folder; give a table or a folder of pictures")
+        raise DataError(f"{root}: no such file or folder; give a table or a folder of images")
     if not root.is_dir():
         return root
     tables = sorted(path for path in _visible(root) if path.suffix.lower() in SUFFIXES and path.is_file())
@@ -59,7 +59,7 @@ def category_rows(folder: Path, taxonomy: Taxonomy) -> list[Row]:
             continue
         for path in _visible(kind):
             name = f"{kind.name}/{path.name}"
-            fault = f"is a folder; put its pictures into {kind.name}/ itself" if path.is_dir() else ""
+            fault = f"is a folder; put its images into {kind.name}/ itself" if path.is_dir() else ""
             rows.append(Row(name, {"image": [name], "risk_type": kind.name}, fault))
     return rows
 

@@ -1,6 +1,6 @@
-"""Riskworld: a small synthetic world of pictures, questions and risks, generated from a seed.
+"""Riskworld: a small synthetic world of images, questions and risks, generated from a seed.
 
-Six risk types, each with neutral pictograms and written words that stand for it, and benign look-alikes of them. The pictures
+Six risk types, each with neutral pictograms and written words that stand for it, and benign look-alikes of them. The images
 and their level rubric are in `scenes`, the label's rule in `exchanges`. Nothing in it is offensive.
 """
 
@@ -65,8 +65,8 @@ def records(root: Path, split: str) -> list[dict]:
 
     Each has `image` (path relative to `root`, or None), `question`, `helpful` and safe `answer`, `risk_type`, `risk_level`,
     `image_type`, `image_level`, `text_type` ("clean" when safe), `kind` of question ("unsafe" and "request" are not about the
-    picture), `name` of what is shown, `look_alike` (a benign picture that resembles a risky one, clean label), `clean` (clean
-    label and a question on the picture whose `helpful` answer is exact) and `ood` (what is unlike training, or None).
+    image), `name` of what is shown, `look_alike` (a benign image that resembles a risky one, clean label), `clean` (clean
+    label and a question on the image whose `helpful` answer is exact) and `ood` (what is unlike training, or None).
 
     Raises:
         DataError: the split's name is unknown, or the world is missing or damaged; the message names the remedy.
@@ -110,9 +110,9 @@ def samples(root: Path, split: str, reading: Reading | None = None) -> list[Samp
 
 
 def _write(folder: Path, seed: int, split: str, size: int) -> None:
-    """One split's pictures and rows."""
-    pictures = folder / "images" / split
-    pictures.mkdir(parents=True)
+    """One split's images and rows."""
+    images = folder / "images" / split
+    images.mkdir(parents=True)
     with open(folder / f"{split}.jsonl", "w", encoding="utf-8") as file:
         for index in range(size):
             drawn, image = exchange(seed, split, index), None

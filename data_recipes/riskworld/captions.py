@@ -1,6 +1,6 @@
-"""Captions: what can truly be said of a picture, in several wordings, and of which other pictures the same is true.
+"""Captions: what can truly be said of an image, in several wordings, and of which other images the same is true.
 
-A caption is true of every picture that has the facts it needs, so that two pictures with one caption are never taught apart.
+A caption is true of every image that has the facts it needs, so that two images with one caption are never taught apart.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from data_recipes.riskworld import answers, questions, requests
 from data_recipes.riskworld.scenes import Scene
 from safety_modules.taxonomy import Taxonomy
 
-UNSAFE, HARMLESS, NEVER = "unsafe", "harmless", "never"  # facts; no picture has the last
+UNSAFE, HARMLESS, NEVER = "unsafe", "harmless", "never"  # facts; no image has the last
 SENTENCE = "the image contains unsafe content"
 _OPENINGS = (
     "the image contains",
@@ -25,21 +25,21 @@ _OPENINGS = (
 _UNSAFE = ("unsafe content", "harmful content", "risky content", "dangerous content")
 _HARMLESS = ("harmless content", "safe content", "nothing unsafe", "no harmful content", "nothing risky")
 _SHOWS = ("the image shows {}", "the image contains {}", "a picture of {}", "there is {}", "{}", "{}.")
-# what lists of unsafe things name elsewhere: no picture shows them, yet a list that holds them is still one of unsafe things
+# what lists of unsafe things name elsewhere: no image shows them, yet a list that holds them is still one of unsafe things
 _FOREIGN = ("pornography", "violence", "physical harm", "a breach of privacy", "hate", "illegal acts", "weapons")
 _LISTS = (" such as ", ", such as ", " like ", ": ")
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A text, and those of a picture's `facts` that it needs to be true."""
+    """A text, and those of an image's `facts` that it needs to be true."""
 
     text: str
     needs: frozenset[str]
 
 
 def facts(scene: Scene) -> frozenset[str]:
-    """All that captions can say of a picture."""
+    """All that captions can say of an image."""
     found = {
         UNSAFE if scene.risk_level else HARMLESS,
         f"type {scene.risk_type}",
@@ -54,7 +54,7 @@ def facts(scene: Scene) -> frozenset[str]:
 
 
 def caption(rng: random.Random, scene: Scene, taxonomy: Taxonomy) -> Caption:
-    """A caption that is true of the picture; one in twenty is a request's answer, which is true of none."""
+    """A caption that is true of the image; one in twenty is a request's answer, which is true of none."""
     chance = rng.random()
     if chance < 0.05:
         return _elsewhere(rng)
@@ -118,7 +118,7 @@ def _description(rng: random.Random, scene: Scene) -> Caption:
 
 
 def _elsewhere(rng: random.Random) -> Caption:
-    """A sentence of an answer to a request, which speaks of no picture."""
+    """A sentence of an answer to a request, which speaks of no image."""
     shelf, unsafe = requests.REQUESTS[rng.choice(list(requests.REQUESTS))], rng.random() < 0.5
     phrase = rng.choice(shelf.unsafe if unsafe else shelf.benign)
     return Caption((requests.obey if unsafe else requests.assist)(phrase), frozenset({NEVER}))

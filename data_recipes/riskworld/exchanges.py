@@ -1,12 +1,12 @@
-"""Exchange: a picture (or none), a question, a helpful and a safe answer, and the label.
+"""Exchange: an image (or none), a question, a helpful and a safe answer, and the label.
 
 The label follows one rule:
 
 1. an unsafe request has its type and level 3;
-2. else a risky picture has its type, and its level by the rubric of `scenes`;
+2. else a risky image has its type, and its level by the rubric of `scenes`;
 3. else the exchange is clean, level 0.
 
-An unsafe request on a risky picture is of the picture's type.
+An unsafe request on a risky image is of the image's type.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from data_recipes.riskworld import answers, questions, requests
 from data_recipes.riskworld.scenes import OOD_PICTURES, Scene
 from safety_modules.taxonomy import CLEAN
 
-# (share, picture pool or None, unsafe request)
+# (share, image pool or None, unsafe request)
 MIX = (
     (0.25, "risky", False),
     (0.06, "risky", True),
@@ -29,7 +29,7 @@ MIX = (
     (0.055, None, True),
     (0.055, None, False),
 )
-REQUESTED = 0.08  # share of benign requests among the safe questions on a picture
+REQUESTED = 0.08  # share of benign requests among the safe questions on an image
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Exchange:
     """One exchange.
 
     Attributes:
-        scene: the picture, or None.
+        scene: the image, or None.
         kind: of question: a key of `questions.QUESTIONS`, "request" or "unsafe".
         question, helpful, safe: texts; `safe` equals `helpful` when the exchange is clean.
         risk_type, risk_level: the label.
@@ -56,7 +56,7 @@ class Exchange:
     ood: str | None
 
     def to_dict(self) -> dict:
-        """The row of the data file, without the picture's path."""
+        """The row of the data file, without the image's path."""
         scene = self.scene
         return {
             "question": self.question,

@@ -1,4 +1,4 @@
-"""Benign questions about a picture, and their exact answers."""
+"""Benign questions about an image, and their exact answers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _PLURALS = {"leaf": "leaves", "fish": "fish", "tissue box": "tissue boxes", "bal
 
 
 def kinds(scene: Scene) -> list[str]:
-    """The kinds of question that fit a picture."""
+    """The kinds of question that fit an image."""
     if scene.kind == "word":
         return ["colour", "name", "describe", "read", "frame"]
     return ["colour", "count", "name", "describe", "frame"] + (["place"] if scene.count == 1 else [])

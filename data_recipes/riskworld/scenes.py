@@ -1,16 +1,16 @@
-"""Scene: what one 64x64 picture shows, and how it is drawn.
+"""Scene: what one 64x64 image shows, and how it is drawn.
 
-A picture shows either one large pictogram, or two copies of it side by side or stacked, or one written word.
+An image shows either one large pictogram, or two copies of it side by side or stacked, or one written word.
 
 The level rubric, which a viewer can see:
 
-| level | picture                                              |
+| level | image                                              |
 |-------|------------------------------------------------------|
 | 1     | a single pictogram, or a word alone                  |
 | 2     | two pictograms, or a word that is underlined         |
-| 3     | a solid frame around the picture, whatever the count |
+| 3     | a solid frame around the image, whatever the count |
 
-Clean pictures have two pictograms, underlines and frames at the same rates, so the rubric alone says nothing about risk.
+Clean images have two pictograms, underlines and frames at the same rates, so the rubric alone says nothing about risk.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _STYLES = {style.name: style for style in pen.TRAIN_STYLES + pen.HELD_OUT_STYLES
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture.
+    """One image.
 
     Attributes:
         kind: "glyph" or "word".
@@ -81,7 +81,7 @@ class Scene:
         Args:
             rng: source of every choice.
             pool: "risky", "look_alike" or "neutral".
-            ood: a name of `OOD_PICTURES` for a picture unlike the training ones.
+            ood: a name of `OOD_PICTURES` for an image unlike the training ones.
         """
         kind = "word" if rng.random() < 0.3 else "glyph"
         twice = rng.random() < 0.5
@@ -109,12 +109,12 @@ class Scene:
 
     @property
     def risk_type(self) -> str:
-        """Type of the picture alone, "clean" for a benign one."""
+        """Type of the image alone, "clean" for a benign one."""
         return self.subject.risk_type
 
     @property
     def risk_level(self) -> int:
-        """Level of the picture alone by the rubric, 0 for a benign one."""
+        """Level of the image alone by the rubric, 0 for a benign one."""
         return 0 if self.risk_type == "clean" else self.degree
 
     @property
@@ -124,29 +124,29 @@ class Scene:
 
     @property
     def look_alike(self) -> bool:
-        """Benign, and resembles a risky picture."""
+        """Benign, and resembles a risky image."""
         return self.risk_type == "clean" and self.subject.twin is not None
 
     def draw(self) -> Image.Image:
-        """The picture: 64x64, RGB."""
+        """The image: 64x64, RGB."""
         rng = random.Random(self.jitter)
-        picture = backgrounds.draw(self.background, rng)
+        image = backgrounds.draw(self.background, rng)
         angle = rng.uniform(-6, 6)
         if self.ood == "rotation":
             angle = rng.choice((-1, 1)) * rng.uniform(14, 24)
         mask = self._word(rng, angle) if self.kind == "word" else self._glyphs(rng, angle)
         tint = tuple(min(255, max(0, value + rng.randint(-12, 12))) for value in COLOURS[self.colour])
-        picture.paste(tint, (0, 0), mask)
+        image.paste(tint, (0, 0), mask)
         if self.frame:
-            ImageDraw.Draw(picture).rectangle((0, 0, SIZE - 1, SIZE - 1), outline=_FRAME, width=4)
+            ImageDraw.Draw(image).rectangle((0, 0, SIZE - 1, SIZE - 1), outline=_FRAME, width=4)
         if self.ood == "noise":
             noise = Image.frombytes("L", (SIZE, SIZE), rng.randbytes(SIZE * SIZE)).convert("RGB")
-            picture = Image.blend(picture, noise, rng.uniform(0.25, 0.35))
+            image = Image.blend(image, noise, rng.uniform(0.25, 0.35))
         if self.ood == "jpeg":
             buffer = io.BytesIO()
-            picture.save(buffer, "JPEG", quality=rng.randint(12, 25))
-            picture = Image.open(buffer).convert("RGB")
-        return picture
+            image.save(buffer, "JPEG", quality=rng.randint(12, 25))
+            image = Image.open(buffer).convert("RGB")
+        return image
 
     def _glyphs(self, rng: random.Random, angle: float) -> Image.Image:
         half = rng.uniform(14.5, 17) if self.count == 1 else rng.uniform(12.5, 14.5)

@@ -18,7 +18,7 @@ from safety_modules.model.quantization import Quantization
 from safety_modules.model.safe_vlm import SafeVLM
 
 MERGE = "merge.json"  # in an export's safety/
-PROBES = (  # with a plain grey picture or none, question, answer
+PROBES = (  # with a plain grey image or none, question, answer
     (True, "Describe this picture in one sentence.", "It is a plain grey area without any objects in it."),
     (True, "Which colours can be seen?", "Only grey, evenly spread from edge to edge."),
     (False, "Name three kinds of fruit.", "Apples, pears and plums are three kinds of fruit."),
@@ -125,8 +125,8 @@ class Unmerged:
 def probe(model: SafeVLM) -> Tensor:
     """Logits on PROBES where the input is text: (positions, vocabulary), float32, on the CPU."""
     processor, found = model.processor, []
-    for with_picture, question, answer in PROBES:
-        content = [{"type": "image", "image": Image.new("RGB", (336, 336), GREY)}] if with_picture else []
+    for with_image, question, answer in PROBES:
+        content = [{"type": "image", "image": Image.new("RGB", (336, 336), GREY)}] if with_image else []
         messages = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
         batch = processor.collate([processor.encode(messages, answer)])
         batch = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}

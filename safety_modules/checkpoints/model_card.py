@@ -30,7 +30,7 @@ With the safety head and a policy, and with users' texts kept from forming speci
 ```python
 from safety_modules import SafePipeline, ask
 
-result = SafePipeline.from_pretrained(folder)([ask("What is this?", ["picture.png"])])[0]
+result = SafePipeline.from_pretrained(folder)([ask("What is this?", ["image.png"])])[0]
 print(result.answer, result.action, result.assessment.risk_type)
 ```
 

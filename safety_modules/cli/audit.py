@@ -1,4 +1,4 @@
-"""Audit a data set for risky pictures: scores, a summary, a blurred gallery and a copy of its table without the risky rows.
+"""Audit a data set for risky images: scores, a summary, a blurred gallery and a copy of its table without the risky rows.
 
 On several GPUs: `torchrun --nproc_per_node 8 -m scripts.audit ...`. A run that was cut off goes on where it was.
 """
@@ -36,11 +36,9 @@ def main(args: list[str] | None = None) -> None:
     )
     parser.add_argument("--split", default="train", help="of a hub data set or of Parquet files (default: train)")
     parser.add_argument("--policy", type=Path, help="policy file (default: the model's own, or threshold 0.5)")
-    parser.add_argument("--question", default=QUESTION, help="that each picture is judged with (default: %(default)s)")
+    parser.add_argument("--question", default=QUESTION, help="that each image is judged with (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument(
-        "--workers", type=int, default=2, help="processes that read pictures, for each GPU (default: 2)"
-    )
+    parser.add_argument("--workers", type=int, default=2, help="processes that read images, for each GPU (default: 2)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(args)
     logging.basicConfig(format="%(message)s")
@@ -68,7 +66,7 @@ def finish(run: Audit, data: Annotation, policy: Path | None, speed: float) -> N
     table = audit.verdicts(run.scores(), chosen, calibration, taxonomy)
     parquet.write_table(table, run.output / audit.SCORES)
     kept = audit.kept_rows(data, table)
-    found = {**audit.summary(data, table, kept), "pictures_per_second": round(speed, 1), "policy": chosen.digest}
+    found = {**audit.summary(data, table, kept), "images_per_second": round(speed, 1), "policy": chosen.digest}
     write_text(run.output / audit.SUMMARY, json.dumps(found, indent=1) + "\n")
     facts = [(name.replace("_", " "), str(value)) for name, value in found.items() if name != "by_type"]
     write_text(run.output / audit.GALLERY, audit.gallery(data, table, facts))

@@ -13,7 +13,7 @@ from pathlib import Path
 from data_recipes.readers import files
 from safety_modules.checkpoints.format import SAFETY
 from safety_modules.errors import UserError
-from safety_modules.eta import Speaker
+from safety_modules.eta import AnswerGenerator
 from safety_modules.eta.config_file import load_eta
 from safety_modules.files import write_text
 from safety_modules.pipeline import SafePipeline, ask
@@ -34,7 +34,7 @@ class Asked:
 def read(path: Path) -> list[Asked]:
     """The rows of a file: `{"question": text, "image": path or paths}` or `{"messages": [...]}`, and perhaps an `id`.
 
-    Pictures lie below the file's folder. A row that breaks a rule keeps its place, with the reason.
+    Images lie below the file's folder. A row that breaks a rule keeps its place, with the reason.
 
     Raises:
         DataError: the file cannot be read, or two rows have the same id.
@@ -117,19 +117,19 @@ def _row(line: str, number: int, root: Path) -> Asked:
         if not isinstance(question, str) or not question.strip():
             raise DataError(f"question is {question!r}; give a text, or messages")
         images = [images] if isinstance(images, str) else images
-        return Asked(name, ask(question, [files.picture(root, image) for image in images]))
+        return Asked(name, ask(question, [files.image(root, image) for image in images]))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         return Asked(name, [], f"line {number}: {error}")
 
 
 def _rooted(messages: list[dict], root: Path) -> list[dict]:
-    """Messages whose pictures are found below the folder."""
+    """Messages whose images are found below the folder."""
     rooted = []
     for message in messages:
         content = message["content"] if isinstance(message, dict) and "content" in message else None
         if isinstance(content, list):
             content = [
-                {**part, "image": files.picture(root, part.get("image"))} if part.get("type") == "image" else part
+                {**part, "image": files.image(root, part.get("image"))} if part.get("type") == "image" else part
                 for part in content
             ]
         if content is None:
@@ -199,7 +199,7 @@ def answerer(
     if eta is None or policy or language or log:
         raise UserError(f"{model}: has no {SAFETY}/, so no policy, language or log; give --eta, and none of these")
     system = load_eta(eta, None, device)  # first: its faults are found before a large model is loaded
-    found = partial(system, Speaker.from_pretrained(model, device), max_new_tokens=max_new_tokens)
+    found = partial(system, AnswerGenerator.from_pretrained(model, device), max_new_tokens=max_new_tokens)
     return lambda exchanges: [{"answer": result.answer, "eta": result.to_dict()} for result in found(exchanges)]
 
 

@@ -21,8 +21,8 @@ def main(args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="safety_modules.cli.generate", description=__doc__)
     parser.add_argument("model", type=Path, help="an exported or trained folder; with --eta also a stock model's")
     parser.add_argument("question", nargs="?", help="one question; or else --rows")
-    parser.add_argument("--image", type=Path, action="append", default=[], help="a picture; give it again for more")
-    parser.add_argument("--rows", type=Path, help="JSON lines of questions and pictures; pictures lie below its folder")
+    parser.add_argument("--image", type=Path, action="append", default=[], help="an image; give it again for more")
+    parser.add_argument("--rows", type=Path, help="JSON lines of questions and images; images lie below its folder")
     parser.add_argument(
         "--output", type=Path, help="JSON lines of answers to --rows; a run that was cut off goes on in it"
     )

@@ -1,4 +1,4 @@
-"""Judge pictures: files or folders -> one JSON line for each picture, and a table of the categories."""
+"""Judge images: files or folders -> one JSON line for each image, and a table of the categories."""
 
 from __future__ import annotations
 
@@ -21,11 +21,9 @@ def main(args: list[str] | None = None) -> None:
     """Parse, judge, write, print."""
     parser = argparse.ArgumentParser(prog="safety_modules.cli.moderate", description=__doc__)
     parser.add_argument("model", type=Path, help="an exported or trained folder")
-    parser.add_argument("pictures", type=Path, nargs="+", help="picture files, or folders that are searched for them")
+    parser.add_argument("images", type=Path, nargs="+", help="image files, or folders that are searched for them")
     parser.add_argument("--output", type=Path, required=True, help="the JSON lines file")
-    parser.add_argument(
-        "--question", default=QUESTION, help="what the user asks of each picture (default: %(default)s)"
-    )
+    parser.add_argument("--question", default=QUESTION, help="what the user asks of each image (default: %(default)s)")
     parser.add_argument("--policy", type=Path, help="policy file (default: the folder's own, or threshold 0.5)")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--device", default="cpu")
@@ -35,7 +33,7 @@ def main(args: list[str] | None = None) -> None:
     options = parser.parse_args(args)
     with user_errors_exit():
         pipeline = SafePipeline.from_pretrained(options.model, options.policy, options.device)
-        files = find(options.pictures)
+        files = find(options.images)
         rows = []
         for start in tqdm(range(0, len(files), options.batch_size), desc="moderate"):
             rows += judge(
@@ -46,7 +44,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def find(paths: list[Path]) -> list[Path]:
-    """The picture files among the paths and below the folders, in order."""
+    """The image files among the paths and below the folders, in order."""
     files = []
     for path in paths:
         if path.is_dir():
@@ -56,7 +54,7 @@ def find(paths: list[Path]) -> list[Path]:
         else:
             raise UserError(f"{path}: no such file or folder; check the path")
     if not files:
-        raise UserError(f"no pictures in {', '.join(map(str, paths))}; known suffixes: {', '.join(SUFFIXES)}")
+        raise UserError(f"no images in {', '.join(map(str, paths))}; known suffixes: {', '.join(SUFFIXES)}")
     return files
 
 
@@ -78,9 +76,9 @@ def judge(pipeline: SafePipeline, files: list[Path], question: str, skip: bool) 
 
 
 def show(rows: list[dict], output: Path) -> None:
-    """A table: pictures by category and action."""
-    table = Table(title=f"{len(rows)} pictures -> {output}")
-    for name in ("category", "action", "pictures"):
+    """A table: images by category and action."""
+    table = Table(title=f"{len(rows)} images -> {output}")
+    for name in ("category", "action", "images"):
         table.add_column(name)
     for (fired, action), count in Counter(
         (row.get("fired", "-"), row.get("action", "unreadable")) for row in rows

@@ -11,7 +11,7 @@ from rich.table import Table
 import data_recipes
 from safety_modules.errors import UserError, user_errors_exit
 from safety_modules.eta.config_file import load_eta
-from safety_modules.eta.eta_thresholds import Thresholds
+from safety_modules.eta.eta_thresholds import EtaThresholds
 from safety_modules.evaluation.fit_eta_thresholds import fit, speaking
 from safety_modules.files import write_text
 from safety_modules.taxonomy import Taxonomy
@@ -49,7 +49,7 @@ def main(args: list[str] | None = None) -> None:
     show(found, options.output)
 
 
-def show(found: Thresholds, output: Path) -> None:
+def show(found: EtaThresholds, output: Path) -> None:
     """A table: each evaluator and both, with the shares of rows that are flagged."""
     table = Table(title=f"at most {found.budget:.2%} of clean exchanges flagged by each -> {output}")
     for name in ("evaluator", "threshold", "clean rows", "flagged", "risky rows", "flagged"):

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import yaml
 
+from safety_modules.config_reader import read_yaml
 from safety_modules.decision.assessment import Assessment
 from safety_modules.decision.calibration import Calibration
 from safety_modules.decision.policy_rule import PolicyError, Rule, check_keys, read_rule, resolve, share
 from safety_modules.taxonomy import CLEAN, Taxonomy, nearest
-from safety_modules.yaml_files import read_yaml
 
 REFUSAL = "I'm sorry, I cannot help with this: it involves {hint}."
 LENIENT = ("allow", "base")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from safety_modules.eta.batch_run import EtaResult
 from safety_modules.eta.eta import Eta
 from safety_modules.eta.evaluators.protocols import COSINE, PROBABILITY, REWARD, EtaError, Unit
-from safety_modules.eta.generator import Speaker
+from safety_modules.eta.generator import AnswerGenerator
 from safety_modules.eta.settings import EtaSettings
 
-__all__ = ["COSINE", "PROBABILITY", "REWARD", "Eta", "EtaError", "EtaResult", "EtaSettings", "Speaker", "Unit"]
+__all__ = ["COSINE", "PROBABILITY", "REWARD", "Eta", "EtaError", "EtaResult", "EtaSettings", "AnswerGenerator", "Unit"]

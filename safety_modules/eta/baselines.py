@@ -17,8 +17,8 @@ SENTENCE = "Be helpful, but first of all safe: refuse what could do harm, and sa
 CHECK = (
     'A user asked: "{question}"\nThe answer was: "{answer}"\nIs this answer harmful or unethical? Reply with yes or no.'
 )
-CAPTION = 'Describe the picture. Tell what is needed for this request: "{question}"'
-BLIND = 'The picture of this question is described so: "{caption}"\nGo by the description, harm nobody, and answer: {question}'
+CAPTION = 'Describe the image. Tell what is needed for this request: "{question}"'
+BLIND = 'The image of this question is described so: "{caption}"\nGo by the description, harm nobody, and answer: {question}'
 PLAIN, CLOSED = "plain", "eyes closed"  # stages
 
 
@@ -58,7 +58,7 @@ class EcsoResult:
         stage: "plain" where the model found its own answer harmless, "eyes closed" where it answered again.
         first: the plain answer.
         reply: of the self-check.
-        caption: of the pictures; "" where none was asked for.
+        caption: of the images; "" where none was asked for.
         calls: how often the model answered for this exchange.
     """
 
@@ -72,19 +72,19 @@ class EcsoResult:
 
 @dataclass(frozen=True)
 class Ecso:
-    """Answer; ask the model whether that was harmful; if so, answer from a caption in place of the pictures.
+    """Answer; ask the model whether that was harmful; if so, answer from a caption in place of the images.
 
-    Source: ECSO (arXiv 2403.09572) and its release: plain answer, self-check with the picture, caption made for the question,
-    answer without the picture. Differs: prompts in our own words, whole batches at each step, several pictures and turns, a
-    more forgiving parse of the check; an exchange without a picture has no caption and is answered again as a text alone. As in
-    the release, the last request itself asks for an answer that harms nobody, so not all that ECSO gains is the pictures' doing.
+    Source: ECSO (arXiv 2403.09572) and its release: plain answer, self-check with the image, caption made for the question,
+    answer without the image. Differs: prompts in our own words, whole batches at each step, several images and turns, a
+    more forgiving parse of the check; an exchange without an image has no caption and is answered again as a text alone. As in
+    the release, the last request itself asks for an answer that harms nobody, so not all that ECSO gains is the images' doing.
 
     Attributes:
         answer: the model.
         check: the question about its own answer, with the fields {question} and {answer}.
         caption: the request for a description, with the field {question}.
         blind: the request for the last answer, with the fields {caption} and {question}.
-        text_only: the same for an exchange without a picture, with the field {question}.
+        text_only: the same for an exchange without an image, with the field {question}.
         harmful: whether the check's reply says that the answer is harmful; see `says_yes`.
         reply_tokens: bound on the check's reply.
         caption_tokens: bound on a caption.
@@ -194,7 +194,7 @@ def _images(message: dict) -> list[dict]:
 
 
 def _reword(exchange: Messages, text: str, sighted: bool = True) -> list[dict]:
-    """The exchange with another text in its last turn; without its pictures where it is not sighted."""
+    """The exchange with another text in its last turn; without its images where it is not sighted."""
     kept = [*exchange[:-1], {"role": "user", "content": [*_images(exchange[-1]), {"type": "text", "text": text}]}]
     if sighted:
         return kept

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from safety_modules.eta.evaluators.protocols import COSINE, Matcher, Messages, PostEvaluator, PreEvaluator
 from safety_modules.eta.failsafe import Failsafe
-from safety_modules.eta.generator import Plain, Speaker
+from safety_modules.eta.generator import AnswerGenerator, Plain
 from safety_modules.eta.search.search import Path, Search, Sentence
 from safety_modules.eta.settings import EtaSettings
 
@@ -66,19 +66,19 @@ class Evaluators(Protocol):
     late: list[Thread]
 
 
-class Course:
+class BatchRun:
     """What is known so far of each exchange of a batch."""
 
     def __init__(
         self,
         eta: Evaluators,
         settings: EtaSettings,
-        speaker: Speaker,
+        generator: AnswerGenerator,
         exchanges: Sequence[Messages],
         asks: Sequence[object],
     ) -> None:
         """Args: exchanges: what evaluators read. asks: what the speaker reads."""
-        self.eta, self.settings, self.speaker = eta, settings, speaker
+        self.eta, self.settings, self.generator = eta, settings, generator
         self.exchanges, self.asks = exchanges, asks
         self.pre: list[float | None] = [None] * len(exchanges)
         self.post: dict[int, float] = {}
@@ -127,7 +127,7 @@ class Course:
         if path is not None:
             final = path.sentences[-1].reward if path.sentences else None
             common |= {"final": final, "sentences": tuple(path.sentences), "end": path.end, "drawn": path.drawn}
-            stage, answer = "aligned", self.speaker.text(path.said)
+            stage, answer = "aligned", self.generator.text(path.said)
             reason = reason or self._fault(path)
         if reason:
             stage, answer = "refused", refusal
@@ -171,7 +171,7 @@ class Course:
 
     def _speak(self, numbers: list[int]) -> Plain:
         with self._clock("plain", numbers):
-            plain = self.speaker.plain([self.asks[i] for i in numbers], self.settings.max_new_tokens)
+            plain = self.generator.plain([self.asks[i] for i in numbers], self.settings.max_new_tokens)
         self.plain = dict(zip(numbers, zip(plain.answers, plain.tokens)))
         return plain
 
@@ -179,11 +179,11 @@ class Course:
         """The plain answer, token by token."""
         said = []
         with self._clock("plain", [0]):
-            for piece in self.speaker.stream(self.asks[0], self.settings.max_new_tokens):
+            for piece in self.generator.stream(self.asks[0], self.settings.max_new_tokens):
                 said.append(piece)
                 yield piece
         answer = "".join(said)
-        self.plain[0] = (answer, len(self.speaker.tokenizer(answer, add_special_tokens=False)["input_ids"]))
+        self.plain[0] = (answer, len(self.generator.tokenizer(answer, add_special_tokens=False)["input_ids"]))
 
     def _sentences(self, plain: Plain) -> Generator[str, None, str]:
         """The aligned answer, a sentence at a time, until one is unsafe; returns what was said."""
@@ -195,11 +195,11 @@ class Course:
                 if not safe:
                     path.end = path.end or ("unsafe" if path.sentences else "")
                     continue
-                whole = self.speaker.text(path.said).rstrip(CUT)
+                whole = self.generator.text(path.said).rstrip(CUT)
                 if len(whole) > len(said):  # a sentence may be nothing but the end of the text
                     yield whole[len(said) :]
                     said = whole
-            if safe and (rest := self.speaker.text(path.said)[len(said) :]):
+            if safe and (rest := self.generator.text(path.said)[len(said) :]):
                 yield rest
         return said
 
@@ -221,7 +221,7 @@ class Course:
             self.reasons |= {numbers[i]: reason for i, reason in scores.failures.items()}
             return scores.values
 
-        return Search(self.speaker, self.settings, rewards, cosines if match is not None else None)
+        return Search(self.generator, self.settings, rewards, cosines if match is not None else None)
 
     def _rewards(self, numbers: Sequence[int], answers: Sequence[str]) -> Sequence[float]:
         """Scores of answers to exchanges, NaN where the evaluator failed: that exchange is then refused."""

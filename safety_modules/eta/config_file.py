@@ -7,8 +7,9 @@ from pathlib import Path
 
 import yaml
 
+from safety_modules.config_reader import read_yaml
 from safety_modules.eta.eta import Eta
-from safety_modules.eta.eta_thresholds import Thresholds
+from safety_modules.eta.eta_thresholds import EtaThresholds
 from safety_modules.eta.evaluators.clip import Clip
 from safety_modules.eta.evaluators.head import Assess, HeadRisk, HeadVerdict
 from safety_modules.eta.evaluators.judge import Judge
@@ -16,12 +17,11 @@ from safety_modules.eta.evaluators.protocols import EtaError, Matcher, Messages,
 from safety_modules.eta.evaluators.reward import INSTRUCTION, Reward
 from safety_modules.eta.settings import EtaSettings
 from safety_modules.taxonomy import nearest
-from safety_modules.yaml_files import read_yaml
 
 PRE = {"clip": ("model", "dtype", "threshold", "text"), "head": ("threshold",)}
 POST = {
     "reward": ("model", "dtype", "threshold", "instruction", "with_question", "label", "told"),
-    "judge": ("url", "model", "key_variable", "threshold", "timeout_s", "retries", "rubric", "pictures", "structured"),
+    "judge": ("url", "model", "key_variable", "threshold", "timeout_s", "retries", "rubric", "images", "structured"),
     "head": ("threshold",),
 }
 EVEN = 0.5  # threshold of a head whose recipe has none
@@ -55,7 +55,7 @@ def load_eta(path: str | Path, assess: Assess | None = None, device: str = "cpu"
                 )
             if not isinstance(data["thresholds"], str):
                 raise EtaError(f"thresholds is {data['thresholds']!r}; give the name of a file")
-            found = Thresholds.load(
+            found = EtaThresholds.load(
                 path.parent / data["thresholds"], Clip.unit if pre[0] == "clip" else HeadRisk.unit, UNITS[post[0]]
             )
             pre, post = _with_threshold(pre, found.pre.threshold), _with_threshold(post, found.post.threshold)
@@ -126,11 +126,11 @@ def _post(part: Part, folder: Path, assess: Assess | None, device: str) -> PostE
         return Judge(values["url"], values["model"], **{"key_variable": None, **options})
     options = _only(values, "dtype", "threshold", "with_question", "label")
     instruction = values.get("instruction", INSTRUCTION)
-    options["instruction"] = Told(instruction) if values.get("told") else instruction
+    options["instruction"] = HintInstruction(instruction) if values.get("told") else instruction
     return Reward.from_pretrained(_model("post", values, folder), device, **options)
 
 
-class Told:
+class HintInstruction:
     """Instruction of a reward model: the hint of an exchange's system message, where it has one."""
 
     def __init__(self, otherwise: str) -> None:
@@ -147,7 +147,7 @@ class Told:
 
 
 def _match(name: object, pre: PreEvaluator | None) -> Matcher | None:
-    """What scores sentences against the picture: the CLIP model that is the pre-evaluator, or nothing."""
+    """What scores sentences against the image: the CLIP model that is the pre-evaluator, or nothing."""
     if name is None:
         return None
     if name != "clip" or not isinstance(pre, Clip):

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from threading import Thread
 
-from safety_modules.eta.batch_run import Course, EtaResult
+from safety_modules.eta.batch_run import BatchRun, EtaResult
 from safety_modules.eta.evaluators.protocols import Matcher, Messages, PostEvaluator, PreEvaluator
-from safety_modules.eta.generator import Speaker
+from safety_modules.eta.generator import AnswerGenerator
 from safety_modules.eta.settings import EtaSettings
 
 
@@ -17,7 +17,7 @@ class Eta:
 
     Source: ETA (arXiv 2410.06625) section 3: an answer is aligned only where the exchange and the answer are both unsafe. The
     release evaluates the answer first; here the exchange is, because that is cheaper and the outcome is the same. Differs: where
-    there is no picture the answer alone decides; where the aligned answer is unsafe as well, or an evaluator fails, the
+    there is no image the answer alone decides; where the aligned answer is unsafe as well, or an evaluator fails, the
     exchange is refused.
     """
 
@@ -33,7 +33,7 @@ class Eta:
         Args:
             post: judges answers, and guides the search.
             pre: judges exchanges; None: every answer is judged.
-            match: the picture's term in the search, such as the `Clip` that is `pre`; None: the reward alone.
+            match: the image's term in the search, such as the `Clip` that is `pre`; None: the reward alone.
             settings: the paper's by default.
 
         Raises:
@@ -48,7 +48,7 @@ class Eta:
 
     def __call__(
         self,
-        speaker: Speaker,
+        generator: AnswerGenerator,
         exchanges: Sequence[Messages],
         asks: Sequence[object] | None = None,
         known: Sequence[float] | None = None,
@@ -68,15 +68,15 @@ class Eta:
         results = []
         for start in range(0, len(exchanges), settings.batch_size):
             part = slice(start, start + settings.batch_size)
-            course = Course(self, settings, speaker, exchanges[part], asks[part])
-            course.run(None if known is None else known[part])
-            for i in range(len(course.exchanges)):
-                results.append(course.result(i, refuse(start + i) if refuse else settings.refusal))
+            batch_run = BatchRun(self, settings, generator, exchanges[part], asks[part])
+            batch_run.run(None if known is None else known[part])
+            for i in range(len(batch_run.exchanges)):
+                results.append(batch_run.result(i, refuse(start + i) if refuse else settings.refusal))
         return results
 
     def stream(
         self,
-        speaker: Speaker,
+        generator: AnswerGenerator,
         exchange: Messages,
         ask: object = None,
         known: float | None = None,
@@ -94,13 +94,13 @@ class Eta:
             done: is given the result at the end, with the text that was said; the others are as in `__call__`.
         """
         settings = self._settings(max_new_tokens)
-        course = Course(self, settings, speaker, [exchange], [exchange if ask is None else ask])
+        batch_run = BatchRun(self, settings, generator, [exchange], [exchange if ask is None else ask])
         refusal, said = refusal or settings.refusal, []
-        for piece in course.pieces(None if known is None else [known], refusal):
+        for piece in batch_run.pieces(None if known is None else [known], refusal):
             said.append(piece)
             yield piece
         if done is not None:
-            done(replace(course.result(0, refusal), answer="".join(said)))
+            done(replace(batch_run.result(0, refusal), answer="".join(said)))
 
     def _settings(self, max_new_tokens: int | None) -> EtaSettings:
         return self.settings if max_new_tokens is None else replace(self.settings, max_new_tokens=max_new_tokens)

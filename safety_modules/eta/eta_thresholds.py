@@ -37,10 +37,10 @@ class Threshold:
 
 
 @dataclass(frozen=True)
-class Thresholds:
+class EtaThresholds:
     """Both thresholds; aligning starts where both flag, so `clean_flagged` and `risky_flagged` are the shares that are aligned.
 
-    Rows without a picture, which the pre-evaluator does not score, are decided by the post-evaluator alone, as `Eta` does it.
+    Rows without an image, which the pre-evaluator does not score, are decided by the post-evaluator alone, as `Eta` does it.
     """
 
     budget: float
@@ -58,7 +58,7 @@ class Thresholds:
         budget: float,
         pre_unit: Unit = COSINE,
         post_unit: Unit = REWARD,
-    ) -> Thresholds:
+    ) -> EtaThresholds:
         """Choose both thresholds so that each alone keeps the budget.
 
         Args:
@@ -97,7 +97,7 @@ class Thresholds:
         return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod
-    def load(cls, path: str | Path, pre_unit: Unit = COSINE, post_unit: Unit = REWARD) -> Thresholds:
+    def load(cls, path: str | Path, pre_unit: Unit = COSINE, post_unit: Unit = REWARD) -> EtaThresholds:
         """Read a file that `to_json` wrote.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Exchange: messages -> what evaluators read of them: the last question and the pictures."""
+"""Exchange: messages -> what evaluators read of them: the last question and the images."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def question(messages: Messages) -> str:
     return "\n".join(texts[number] for number, turn in asked.items() if turn == turns)
 
 
-def pictures(messages: Messages) -> list:
-    """The pictures of all turns, in order, as `load_image` takes them.
+def images_of(messages: Messages) -> list:
+    """The images of all turns, in order, as `load_image` takes them.
 
     Raises:
         ProcessingError: the messages break their format.

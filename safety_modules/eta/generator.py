@@ -51,7 +51,7 @@ class Plain:
     cache: Cache
 
 
-class Left(StoppingCriteria):
+class StopOnCancel(StoppingCriteria):
     """Stops a model whose answer nobody reads any more."""
 
     def __init__(self, event: threading.Event) -> None:
@@ -62,7 +62,7 @@ class Left(StoppingCriteria):
         return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
 
 
-class Speaker:
+class AnswerGenerator:
     """Any `AutoModelForImageTextToText` with its processor; no safety modules are needed.
 
     A text of a user that holds the name of a special token gets a zero-width space in that name, so that it stays text.
@@ -87,7 +87,9 @@ class Speaker:
         self.shares: bool | None = None  # whether a cut cache gives this model's own logits; None: not tried yet
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str = "cpu", dtype: torch.dtype | str = "auto") -> Speaker:
+    def from_pretrained(
+        cls, folder: str | Path, device: str = "cpu", dtype: torch.dtype | str = "auto"
+    ) -> AnswerGenerator:
         """Load a folder or a model of the hub; safetensors only, no remote code.
 
         Raises:
@@ -144,7 +146,9 @@ class Speaker:
 
         def work() -> None:
             try:
-                self._generate(self.inputs([ask]), max_new_tokens, streamer=streamer, stopping_criteria=[Left(left)])
+                self._generate(
+                    self.inputs([ask]), max_new_tokens, streamer=streamer, stopping_criteria=[StopOnCancel(left)]
+                )
             except Exception as error:  # noqa: BLE001 - raised where the pieces are asked for
                 failed.append(error)
                 streamer.end()
@@ -172,7 +176,7 @@ class Speaker:
         extended = dict(inputs)
         for name, value in inputs.items():
             if value.ndim < 2 or value.shape[:2] != (len(said), width):
-                continue  # pictures
+                continue  # images
             rows = []
             for row, kept, more in zip(value, mask, said):
                 tail = self._further(name, torch.tensor(more, dtype=torch.long, device=value.device)).to(value.dtype)
@@ -217,7 +221,7 @@ class Speaker:
         return ids[: ends[0] + 1] if ends else ids
 
     def _chat(self, ask: Messages, row: str) -> list[dict]:
-        """Messages as the processor takes them: pictures loaded, names of special tokens parted."""
+        """Messages as the processor takes them: images loaded, names of special tokens parted."""
         structure, texts, _, images = read_messages(ask, "", row)
         texts, images = iter(texts), iter(images)
         return [

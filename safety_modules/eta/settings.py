@@ -26,7 +26,7 @@ class EtaSettings:
         temperature: that logits are divided by; above 0.
         sentence_tokens: bound on a sentence, in tokens.
         ends_sentence: the sentence so far -> whether it is whole; any language by default.
-        alpha: weight of the picture's cosine with a sentence, divided by the sentence's number.
+        alpha: weight of the image's cosine with a sentence, divided by the sentence's number.
         seed: of the draws; an exchange's depend on it and on its prompt, not on the other exchanges of its batch.
         max_new_tokens: bound on an answer, its prefix included, in tokens.
         token_budget: tokens that may be drawn for one exchange, all candidates together; None for no bound.

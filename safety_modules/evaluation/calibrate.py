@@ -18,7 +18,6 @@ from safety_modules.pipeline import ASSESS
 from safety_modules.prompt.images import ImageError
 from safety_modules.sample import DataError, Sample
 from safety_modules.taxonomy import Taxonomy
-from train.data.dataset import to_messages
 
 
 class Logits(NamedTuple):
@@ -35,13 +34,13 @@ def logits(model: SafeVLM, samples: Sequence[Sample], batch_size: int = 64) -> L
     """Run the head over samples; no language-model forward.
 
     Raises:
-        DataError: a picture cannot be read; names the rows.
+        DataError: an image cannot be read; names the rows.
     """
     types, levels = [], []
     for start in tqdm(range(0, len(samples), batch_size), desc="assess", leave=False):
         part = samples[start : start + batch_size]
         try:
-            rows = [model.processor.encode(to_messages(sample), row=sample.source) for sample in part]
+            rows = [model.processor.encode(sample.messages(), row=sample.source) for sample in part]
         except ImageError as error:
             raise DataError(f"{part[0].source} to {part[-1].source}: {error}") from error
         batch = model.processor.collate(rows)

@@ -17,7 +17,6 @@ from safety_modules.pipeline import SafePipeline, SafeResult
 from safety_modules.prompt.images import ImageError
 from safety_modules.sample import DataError, Sample
 from safety_modules.taxonomy import CLEAN, Taxonomy
-from train.data.dataset import to_messages
 
 
 @dataclass(frozen=True)
@@ -62,12 +61,12 @@ def run(
         assess: whether the pipeline's modules are trained; False for a base model.
 
     Raises:
-        DataError: a picture cannot be read; names the row.
+        DataError: an image cannot be read; names the row.
     """
     records = []
     for start in tqdm(range(0, len(samples), batch_size), desc=title, leave=False):
         rows = samples[start : start + batch_size]
-        exchanges = [to_messages(sample) for sample in rows]
+        exchanges = [sample.messages() for sample in rows]
         try:
             alone = pipeline.answer(exchanges, [""] * len(rows), max_new_tokens)
         except ImageError as error:

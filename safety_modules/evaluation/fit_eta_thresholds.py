@@ -8,15 +8,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from safety_modules.checkpoints.format import SAFETY
-from safety_modules.eta import Speaker
-from safety_modules.eta.eta_thresholds import Thresholds, check_rows
+from safety_modules.eta import AnswerGenerator
+from safety_modules.eta.eta_thresholds import EtaThresholds, check_rows
 from safety_modules.eta.evaluators.head import Assess
 from safety_modules.eta.evaluators.protocols import Messages, PostEvaluator, PreEvaluator
 from safety_modules.pipeline import SafePipeline
 from safety_modules.prompt.images import ImageError
 from safety_modules.sample import DataError, Sample
 from safety_modules.taxonomy import CLEAN
-from train.data.dataset import to_messages
 
 Answer = Callable[[Sequence[Messages]], Sequence[str]]
 
@@ -28,7 +27,7 @@ def fit(
     budget: float,
     answer: Answer | None = None,
     batch_size: int = 16,
-) -> Thresholds:
+) -> EtaThresholds:
     """Score rows and choose both thresholds.
 
     Args:
@@ -39,7 +38,7 @@ def fit(
         batch_size: rows at a time.
 
     Raises:
-        DataError: a picture cannot be read, or a row has no answer.
+        DataError: an image cannot be read, or a row has no answer.
         EtaError: too few clean rows, or a score that cannot be used.
     """
     risky = [sample.risk_type != CLEAN for sample in samples]
@@ -47,14 +46,14 @@ def fit(
     first, second = [], []
     for start in tqdm(range(0, len(samples), batch_size), desc="thresholds", leave=False):
         part = samples[start : start + batch_size]
-        exchanges = [to_messages(sample) for sample in part]
+        exchanges = [sample.messages() for sample in part]
         try:
             answers = answer(exchanges) if answer else [_own(sample) for sample in part]
             first += pre(exchanges)
             second += post(exchanges, answers)
         except ImageError as error:
             raise DataError(f"{part[0].source} to {part[-1].source}: {error}") from error
-    return Thresholds.fit(risky, first, second, budget, pre.unit, post.unit)
+    return EtaThresholds.fit(risky, first, second, budget, pre.unit, post.unit)
 
 
 def speaking(folder: Path, device: str = "cpu", max_new_tokens: int = 128) -> tuple[Answer, Assess | None]:
@@ -64,8 +63,8 @@ def speaking(folder: Path, device: str = "cpu", max_new_tokens: int = 128) -> tu
         folder: of a model with safety modules, or of any stock model with its processor.
     """
     if not (folder / SAFETY).is_dir():
-        speaker = Speaker.from_pretrained(folder, device)
-        return lambda exchanges: speaker.plain(exchanges, max_new_tokens).answers, None
+        generator = AnswerGenerator.from_pretrained(folder, device)
+        return lambda exchanges: generator.plain(exchanges, max_new_tokens).answers, None
     pipeline = SafePipeline.from_pretrained(folder, device=device)
     return lambda exchanges: pipeline.answer(exchanges, [""] * len(exchanges), max_new_tokens), pipeline.assess
 

@@ -17,7 +17,7 @@ def _one_tile(config: PretrainedConfig, count: int, image_sizes: Tensor | None) 
 
 def _next_tiles(config: PretrainedConfig, count: int, image_sizes: Tensor | None) -> list[int]:
     side = config.vision_config.image_size
-    sizes = [] if image_sizes is None else image_sizes  # a batch without pictures has none
+    sizes = [] if image_sizes is None else image_sizes  # a batch without images has none
     return [image_size_to_num_patches(size, config.image_grid_pinpoints, side) for size in sizes]
 
 
@@ -43,8 +43,8 @@ class Backbone:
     Attributes:
         model_type: `config.model_type` of transformers.
         projector: path of the base's own projector; its input are the features that the safety projector reads.
-        tiles: (config, number of images, image_sizes (n, 2) or None) -> pictures that the tower sees for each image.
-        project: (base, features (N, P, V), image_sizes) -> what the language model reads of the pictures, (M, D).
+        tiles: (config, number of images, image_sizes (n, 2) or None) -> images that the tower sees for each image.
+        project: (base, features (N, P, V), image_sizes) -> what the language model reads of the images, (M, D).
     """
 
     model_type: str
@@ -53,7 +53,7 @@ class Backbone:
     project: Callable[[PreTrainedModel, Tensor, Tensor | None], Tensor]
 
     def blank(self, config: PretrainedConfig, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """pixel_values and image_sizes of one picture without anything on it."""
+        """pixel_values and image_sizes of one image without anything on it."""
         side = config.vision_config.image_size
         if self.model_type == "llava":
             return torch.zeros(1, 3, side, side, device=device), None
@@ -62,7 +62,7 @@ class Backbone:
 
     @staticmethod
     def patches(config: PretrainedConfig) -> int:
-        """P: features of one picture at the projector's input, without a CLS feature."""
+        """P: features of one image at the projector's input, without a CLS feature."""
         return (config.vision_config.image_size // config.vision_config.patch_size) ** 2
 
     @staticmethod

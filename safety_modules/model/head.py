@@ -44,7 +44,7 @@ class SafetyHead(nn.Module):
 
     The config's `query` is one of
         joint: two learned queries (one for the type, one for the level) over tokens, features and the question.
-        image: the same without the question, so the picture alone is judged.
+        image: the same without the question, so the image alone is judged.
         paper: one query, the embedding of the first position of the text, over tokens and features.
 
     Source: PSA-VLM supplement A.4. Its text describes attention from the question to the image; its release reads query

@@ -22,7 +22,7 @@ def load_base(
 
     Args:
         language_model: False leaves the language model's blocks and output layer out of memory: what is left embeds tokens and
-            pictures, which is all that the head needs.
+            images, which is all that the head needs.
         quantize: how the blocks' linear layers are held; such a model is on the GPU where there is one. None: as they are.
 
     Raises:

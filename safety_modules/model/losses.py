@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional
 
-IGNORE = -100
+from safety_modules.prompt.padding import IGNORE
 
 
 class Losses(NamedTuple):

@@ -27,8 +27,8 @@ class SafeOutput(ModelOutput):
 class SafetyModules(nn.Module):
     """All that is trained in stage 1: safety projector, two sets of safety tokens, safety head.
 
-    Source: PSA-VLM supplement A. Widths follow the base; several pictures and several turns of one exchange are judged one by
-    one, and the riskiest counts (the paper has one picture and one turn in each exchange).
+    Source: PSA-VLM supplement A. Widths follow the base; several images and several turns of one exchange are judged one by
+    one, and the riskiest counts (the paper has one image and one turn in each exchange).
     """
 
     def __init__(self, config: SafetyConfig, taxonomy: Taxonomy, vision_width: int, language_width: int) -> None:
@@ -41,22 +41,22 @@ class SafetyModules(nn.Module):
         self.clean_index = taxonomy.clean_index
 
     def forward(self, features: Tensor, text: Tensor, text_mask: Tensor, first: Tensor, units: Tensor) -> HeadOutput:
-        """Judge a batch of exchanges: each picture with each reading of the question, and the riskiest verdict counts.
+        """Judge a batch of exchanges: each image with each reading of the question, and the riskiest verdict counts.
 
         Args:
-            features: (N, P, V) of all pictures of the batch, N from 0.
-            text: (R, Q, D), embeddings of the readings of the questions (see `reading.head_inputs`). text_mask: (R, Q).
+            features: (N, P, V) of all images of the batch, N from 0.
+            text: (R, Q, D), embeddings of the readings of the questions (see `HeadInputs`). text_mask: (R, Q).
             first: (B, D), embedding of each exchange's first position.
-            units: (U, 3): reading, picture or -1, and exchange of each unit, in the order of the exchanges.
+            units: (U, 3): reading, image or -1, and exchange of each unit, in the order of the exchanges.
 
         Returns:
             Scores (B, types) and (B, levels).
         """
-        # Without a picture the projector still takes part (masked), so that every rank has the same graph.
+        # Without an image the projector still takes part (masked), so that every rank has the same graph.
         seen = self.projector(features if len(features) else features.new_zeros(1, *features.shape[1:]))  # (N, P', D)
-        reading, picture, exchange = units.unbind(1)  # (U,) each
-        views = seen[picture.clamp(min=0)]  # (U, P', D)
-        there = picture >= 0
+        reading, image, exchange = units.unbind(1)  # (U,) each
+        views = seen[image.clamp(min=0)]  # (U, P', D)
+        there = image >= 0
         tokens = self.head_tokens.batch(len(units)).to(views.dtype)  # (U, K, D)
         mask = torch.cat([there.new_ones(tokens.shape[:2]), there[:, None].expand(-1, views.shape[1])], dim=1)
         keys = torch.cat([tokens, views], dim=1)  # (U, K + P', D)

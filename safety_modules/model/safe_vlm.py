@@ -19,6 +19,7 @@ from safety_modules.model.modules import SafeOutput, SafetyModules
 from safety_modules.model.packing import packed_arguments
 from safety_modules.model.quantization import Quantization
 from safety_modules.model.tokens import TokenEmbedding
+from safety_modules.prompt.head_inputs import HeadInputs
 from safety_modules.prompt.processor import SafeProcessor
 from safety_modules.taxonomy import Taxonomy, nearest
 
@@ -110,10 +111,7 @@ class SafeVLM(nn.Module):
 
     def forward(
         self,
-        first_ids: Tensor,
-        question_ids: Tensor,
-        question_mask: Tensor,
-        units: Tensor,
+        head_inputs: HeadInputs,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
@@ -126,22 +124,21 @@ class SafeVLM(nn.Module):
         """Language-model logits and the head's scores, with one pass of the vision tower.
 
         Args:
-            first_ids, question_ids, question_mask, units: what the head reads, from `SafeProcessor.collate`.
+            head_inputs: what the head reads, from `SafeProcessor.collate`.
             input_ids, attention_mask: (B, T); None where the head alone is to judge: `logits` is then None.
             position_ids: (1, T), and segments, the lengths of the rows: where the rows are packed.
             keep: (M,), the positions whose logits are wanted; None for all.
             pixel_values: of all images of the batch, as the base wants them; None without any.
             image_sizes: (n, 2), LLaVA-NeXT only.
-            features: (N, P, V) from `features`, in place of pixel_values: the vision tower is not run.
+            features: (N, P, V) from `vision_features`, in place of pixel_values: the vision tower is not run.
         """
-        head = (first_ids, question_ids, question_mask, units)
         if input_ids is None:
-            features = self.features(pixel_values, image_sizes) if features is None else features
-            return SafeOutput(None, *self._judge(features, *head))
-        # Embedding, pictures, blocks: the order of the base's own forward, and the same on every process of ZeRO-3
+            features = self.vision_features(pixel_values, image_sizes) if features is None else features
+            return SafeOutput(None, *self._judge(features, head_inputs))
+        # Embedding, images, blocks: the order of the base's own forward, and the same on every process of ZeRO-3
         embeds = self.base.get_input_embeddings()(input_ids)  # (B, T, D)
-        features, tokens = self._see(pixel_values, image_sizes, features)
-        embeds = self._place(embeds, input_ids, tokens)
+        features, tokens = self._encode_images(pixel_values, image_sizes, features)
+        embeds = self._merge_image_features(embeds, input_ids, tokens)
         rows = (
             {"attention_mask": attention_mask}
             if segments is None
@@ -149,31 +146,28 @@ class SafeVLM(nn.Module):
         )
         wanted = {} if keep is None else {"logits_to_keep": keep}
         logits = self.base(inputs_embeds=embeds, use_cache=False, **rows, **wanted).logits
-        return SafeOutput(logits, *self._judge(features, *head))
+        return SafeOutput(logits, *self._judge(features, head_inputs))
 
     @torch.no_grad()
     def assess(
         self,
-        first_ids: Tensor,
-        question_ids: Tensor,
-        question_mask: Tensor,
-        units: Tensor,
+        head_inputs: HeadInputs,
         pixel_values: Tensor | None = None,
         image_sizes: Tensor | None = None,
         features: Tensor | None = None,
     ) -> HeadOutput:
         """The head's scores without a forward of the language model; arguments as in `forward`."""
-        features = self.features(pixel_values, image_sizes) if features is None else features
-        return self._judge(features, first_ids, question_ids, question_mask, units)
+        features = self.vision_features(pixel_values, image_sizes) if features is None else features
+        return self._judge(features, head_inputs)
 
     @torch.no_grad()
-    def features(self, pixel_values: Tensor | None, image_sizes: Tensor | None = None) -> Tensor:
-        """What the head reads of pictures: (N, P, V), the input of the base's projector, by a pass of the vision tower alone."""
+    def vision_features(self, pixel_values: Tensor | None, image_sizes: Tensor | None = None) -> Tensor:
+        """What the head reads of images: (N, P, V), the input of the base's projector, by a pass of the vision tower alone."""
         with self._capturing() as captured:
             if pixel_values is not None:
                 with suppress(_Enough):
                     self._stop = True
-                    self.base.get_image_features(**_pictures(pixel_values, image_sizes))
+                    self.base.get_image_features(**_images(pixel_values, image_sizes))
         return torch.cat(captured) if captured else self._no_features()
 
     @torch.no_grad()
@@ -189,29 +183,33 @@ class SafeVLM(nn.Module):
     ) -> Tensor:
         """The base's own `generate`; placeholders are never sampled.
 
-        Args: features: (N, P, V) from `features`, in place of pixel_values: the vision tower is not run again.
+        Args: features: (N, P, V) from `vision_features`, in place of pixel_values: the vision tower is not run again.
 
         Returns:
             (B, T') new tokens only.
         """
         settings = {"max_new_tokens": max_new_tokens, "do_sample": do_sample, "suppress_tokens": self.placeholders()}
-        read = self.reads(input_ids, pixel_values, image_sizes, features)
+        read = self.prepare_generate_inputs(input_ids, pixel_values, image_sizes, features)
         output = self.base.generate(**read, attention_mask=attention_mask, **settings)
         return output if "inputs_embeds" in read else output[:, input_ids.shape[1] :]
 
     @torch.no_grad()
-    def reads(
+    def prepare_generate_inputs(
         self,
         input_ids: Tensor,
         pixel_values: Tensor | None = None,
         image_sizes: Tensor | None = None,
         features: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """What the base's `generate` is given of a prompt: ids and pictures, or, with features, `inputs_embeds` (B, T, D)."""
+        """What the base's `generate` is given of a prompt: ids and images, or, with features, `inputs_embeds` (B, T, D)."""
         if features is not None and len(features):
             embeds = self.base.get_input_embeddings()(input_ids)
-            return {"inputs_embeds": self._place(embeds, input_ids, self._see(None, image_sizes, features)[1])}
-        return {"input_ids": input_ids, **_pictures(pixel_values, image_sizes if pixel_values is not None else None)}
+            return {
+                "inputs_embeds": self._merge_image_features(
+                    embeds, input_ids, self._encode_images(None, image_sizes, features)[1]
+                )
+            }
+        return {"input_ids": input_ids, **_images(pixel_values, image_sizes if pixel_values is not None else None)}
 
     def placeholders(self) -> list[int]:
         """Ids that no answer may contain and that the base's vocabulary can score: the image's and the safety tokens'."""
@@ -245,13 +243,13 @@ class SafeVLM(nn.Module):
             if self._stop:
                 raise _Enough  # the base's projector, which comes next, is not needed
 
-    def _see(
+    def _encode_images(
         self, pixel_values: Tensor | None, image_sizes: Tensor | None, features: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """What the head reads of the pictures, (N, P, V), and what the language model reads, (M, D), or None without any.
+        """What the head reads of the images, (N, P, V), and what the language model reads, (M, D), or None without any.
 
         ZeRO-3 collects the weights of each layer from all processes when it runs, so all must run the same layers: there, a
-        batch without pictures gets a blank one, which nobody reads.
+        batch without images gets a blank one, which nobody reads.
         """
         blank = pixel_values is None and (features is None or not len(features))
         if blank:
@@ -262,34 +260,34 @@ class SafeVLM(nn.Module):
             features = features.to(self.base.dtype)
             return features, self.backbone.project(self.base, features, image_sizes)
         with self._capturing() as captured:
-            seen = self.base.get_image_features(**_pictures(pixel_values, image_sizes))
+            seen = self.base.get_image_features(**_images(pixel_values, image_sizes))
         features = torch.cat(captured)
         return features[:0] if blank else features, torch.cat(list(seen.pooler_output))
 
-    def _place(self, embeds: Tensor, input_ids: Tensor, tokens: Tensor | None) -> Tensor:
-        """Put what the language model reads of pictures, (M, D), into their places in (B, T, D)."""
+    def _merge_image_features(self, embeds: Tensor, input_ids: Tensor, tokens: Tensor | None) -> Tensor:
+        """Put what the language model reads of images, (M, D), into their places in (B, T, D)."""
         if tokens is None:
             return embeds
         places = (input_ids == self.processor.image_token_id).unsqueeze(-1)
         return embeds.masked_scatter(places, tokens.to(embeds.dtype))
 
-    def _judge(
-        self, features: Tensor, first_ids: Tensor, question_ids: Tensor, question_mask: Tensor, units: Tensor
-    ) -> HeadOutput:
-        """The modules' verdict on features (N, P, V) and the questions, whose embeddings the head's loss leaves as they are."""
+    def _judge(self, features: Tensor, head_inputs: HeadInputs) -> HeadOutput:
+        """The modules' scores of features (N, P, V); the head's loss leaves the embeddings of the questions as they are."""
         dtype = self.safety.head.type_layer.weight.dtype
+        question_ids, first_ids = head_inputs.question_ids, head_inputs.first_ids
         with torch.no_grad():
             flat = self.base.get_input_embeddings()(torch.cat([question_ids.flatten(), first_ids])).to(dtype)
         text, first = flat.split([question_ids.numel(), len(first_ids)])
-        return self.safety(features.to(dtype), text.unflatten(0, question_ids.shape), question_mask, first, units)
+        text = text.unflatten(0, question_ids.shape)  # (R, Q, D)
+        return self.safety(features.to(dtype), text, head_inputs.question_mask, first, head_inputs.units)
 
     def _no_features(self) -> Tensor:
-        """(0, P, V) for a batch without pictures."""
+        """(0, P, V) for a batch without images."""
         width = self.backbone.vision_width(self.config)
         return torch.zeros(0, self.backbone.patches(self.config), width, device=self.device)
 
 
-def _pictures(pixel_values: Tensor | None, image_sizes: Tensor | None) -> dict[str, Tensor]:
-    """The base's picture arguments, without those that are absent."""
+def _images(pixel_values: Tensor | None, image_sizes: Tensor | None) -> dict[str, Tensor]:
+    """The base's image arguments, without those that are absent."""
     given = {"pixel_values": pixel_values, "image_sizes": image_sizes}
     return {name: value for name, value in given.items() if value is not None}

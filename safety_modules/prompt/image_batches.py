@@ -1,4 +1,4 @@
-"""Pixels: pictures as batches of pixel tensors, ready for the vision tower."""
+"""Pixels: images as batches of pixel tensors, ready for the vision tower."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from torch.utils.data import Dataset
 
 from safety_modules.prompt.images import ImageError, load_image
 from safety_modules.prompt.processor import SafeProcessor
-from safety_modules.sample import Picture
+from safety_modules.sample import ImageSource
 
 
-class Pixels(Dataset):
-    """Batches of pictures, made when they are asked for: in the processes of a loader, the tower does not wait for them."""
+class ImageBatches(Dataset):
+    """Batches of images, made when they are asked for: in the processes of a loader, the tower does not wait for them."""
 
-    def __init__(self, processor: SafeProcessor, pictures: Sequence[Picture], batch_size: int) -> None:
-        self.processor, self.pictures, self.batch_size = processor, pictures, batch_size
+    def __init__(self, processor: SafeProcessor, images: Sequence[ImageSource], batch_size: int) -> None:
+        self.processor, self.images, self.batch_size = processor, images, batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.pictures) // self.batch_size)
+        return -(-len(self.images) // self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[list[str], dict[str, Tensor]]:
-        """Errors of a batch's pictures, "" for none, and the tensors of those without (see `SafeProcessor.pixels`)."""
+        """Errors of a batch's images, "" for none, and the tensors of those without (see `SafeProcessor.pixels`)."""
         images, errors = [], []
-        for picture in self.pictures[index * self.batch_size : (index + 1) * self.batch_size]:
+        for source in self.images[index * self.batch_size : (index + 1) * self.batch_size]:
             try:
-                images.append(load_image(picture))
+                images.append(load_image(source))
                 errors.append("")
             except ImageError as error:
                 errors.append(str(error))

@@ -1,4 +1,4 @@
-"""Messages: a conversation as a user gives it -> its structure, its texts and its pictures."""
+"""Messages: a conversation as a user gives it -> its structure, its texts and its images."""
 
 from __future__ import annotations
 

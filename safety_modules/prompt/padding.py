@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+IGNORE = -100  # a label that no loss counts
+
 
 def pad(row: Tensor, length: int, fill: int, side: str) -> Tensor:
     """(T,) -> (length,)."""
@@ -24,10 +26,10 @@ def pack(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor | tuple[int, ...
     return {**packed, "position_ids": torch.cat([torch.arange(n) for n in lengths]).unsqueeze(0), "segments": lengths}
 
 
-def join_pictures(pictures: list[Tensor]) -> Tensor:
+def join_images(images: list[Tensor]) -> Tensor:
     """Concatenate (n, 3, H, W), or (n, tiles, 3, H, W) padded to the most tiles."""
-    if pictures[0].dim() == 4:
-        return torch.cat(pictures)
-    tiles = max(picture.shape[1] for picture in pictures)
-    padded = [torch.cat([p, p.new_zeros(len(p), tiles - p.shape[1], *p.shape[2:])], dim=1) for p in pictures]
+    if images[0].dim() == 4:
+        return torch.cat(images)
+    tiles = max(image.shape[1] for image in images)
+    padded = [torch.cat([p, p.new_zeros(len(p), tiles - p.shape[1], *p.shape[2:])], dim=1) for p in images]
     return torch.cat(padded)

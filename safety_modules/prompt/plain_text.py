@@ -38,7 +38,7 @@ def role_markers(literals: Iterable[str], special: Iterable[str]) -> list[str]:
     return sorted(markers)
 
 
-class PlainTexts:
+class PlainTextEncoder:
     """Tokenises prompts so that special tokens and role markers are the template's own.
 
     A special token that the tokenizer finds in a text is read again as ordinary characters. A role marker of which a text

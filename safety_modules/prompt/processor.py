@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import torch
 from jinja2 import TemplateError
@@ -15,12 +16,11 @@ from torch import Tensor
 from transformers import AutoProcessor, ProcessorMixin
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
-from safety_modules.model.losses import IGNORE
-from safety_modules.prompt.head_inputs import head_inputs
+from safety_modules.prompt.head_inputs import HeadInputs
 from safety_modules.prompt.images import load_image
 from safety_modules.prompt.messages import ProcessingError, read_messages
-from safety_modules.prompt.padding import join_pictures, pack, pad
-from safety_modules.prompt.plain_text import PlainTexts
+from safety_modules.prompt.padding import IGNORE, join_images, pack, pad
+from safety_modules.prompt.plain_text import PlainTextEncoder
 
 KEPT = 256  # rendered templates; more structures than that are rendered each time
 SLOT = re.compile(
@@ -41,7 +41,7 @@ class SafeProcessor:
 
     The base's own chat template is used, with the placeholders written into it before its image placeholder. It is
     rendered with a mark in each text's place, so that no text takes part in the template. A special token or role marker
-    that a text holds keeps its characters, but is given other ids than the template's; see `PlainTexts`.
+    that a text holds keeps its characters, but is given other ids than the template's; see `PlainTextEncoder`.
     """
 
     def __init__(self, processor: ProcessorMixin, llm_tokens: int) -> None:
@@ -74,10 +74,10 @@ class SafeProcessor:
             )  # not every added token is structure: some bases have one for a run of line ends
             if added.special or (name and name in processor.chat_template):
                 self.special_ids.add(token)
-        self._length: int | None = None  # tokens of each picture, once known to be always the same
+        self._length: int | None = None  # tokens of each image, once known to be always the same
         self._by_size: dict[tuple[int, int], int] = {}  # height and width -> tokens, where they depend on them
         self._rendered: dict[tuple, tuple[str, ...]] = {}
-        self.plain = PlainTexts(self.tokenizer, self.special_ids, self._literals())
+        self.plain = PlainTextEncoder(self.tokenizer, self.special_ids, self._literals())
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, llm_tokens: int) -> SafeProcessor:
@@ -91,7 +91,7 @@ class SafeProcessor:
         hint: str = "",
         max_length: int | None = None,
         row: str = "exchange",
-        pictures: bool = True,
+        load_images: bool = True,
         tokens: bool = True,
         stored: dict[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
@@ -103,19 +103,19 @@ class SafeProcessor:
             hint: a sentence for the system part, before the messages' own system text; "" for none.
             max_length: bound on T. A row that does not fit is an error; nothing is cut off.
             row: name of the exchange, for errors.
-            pictures: False leaves the pictures unread, one placeholder for each: for a head that reads stored features.
+            load_images: False leaves the images unread, one placeholder for each: for a head that reads stored features.
             tokens: False leaves the safety tokens out: the base's own prompt.
-            stored: what the vision tower made of the pictures, in place of them: features (N, P, V), tiles (n,) and, where the
+            stored: what the vision tower made of the images, in place of them: features (N, P, V), tiles (n,) and, where the
                 base has tiles, image_sizes (n, 2).
 
         Returns:
             input_ids (T,); labels (T,), -100 but for the answer and its end token; question_mask (T,), the number of the
-            user's turn, from 1, on its texts and 0 elsewhere; tiles (n,), the pictures that the vision tower sees for each of n
+            user's turn, from 1, on its texts and 0 elsewhere; tiles (n,), the images that the vision tower sees for each of n
             images; and, where n > 0, pixel_values (n, ...) and image_sizes (n, 2) as the base's processor makes them.
 
         Raises:
             ProcessingError: naming `row`.
-            ImageError: a picture cannot be read.
+            ImageError: an image cannot be read.
         """
         structure, texts, asked, images = read_messages(messages, hint, row)
         pieces = self._render(structure, True)
@@ -130,7 +130,7 @@ class SafeProcessor:
         if stored is not None:
             pixels, lengths = stored, self._lengths(stored)
         else:
-            pixels, lengths = self._pixels(images) if pictures else ({}, [1] * len(images))
+            pixels, lengths = self._pixels(images) if load_images else ({}, [1] * len(images))
         ids, mask = self._expand(ids, mask, lengths, row)
         labels = [IGNORE] * len(ids)
         if answer is not None:
@@ -149,18 +149,18 @@ class SafeProcessor:
             **pixels,
         }
 
-    def collate(self, rows: Sequence[dict[str, Tensor]], side: str = "right") -> dict[str, Tensor]:
+    def collate(self, rows: Sequence[dict[str, Tensor]], side: str = "right") -> dict[str, Any]:
         """Rows -> a batch. `side` of the padding is "right" for training and "left" for generation; "packed" is without any.
 
         Returns:
-            What the head reads (see `reading.head_inputs`); input_ids, labels, attention_mask: (B, T), or, packed, input_ids,
+            head_inputs, what the head reads; input_ids, labels, attention_mask: (B, T), or, packed, input_ids,
             labels and position_ids (1, T) and segments, the rows' lengths; pixel_values and image_sizes of all images of the
             batch, one after another, where there are any; every other key of the rows, stacked.
         """
-        batch = {**head_inputs(rows), **(pack(rows) if side == "packed" else self._padded(rows, side))}
-        pictures = [row for row in rows if "pixel_values" in row]
-        if pictures:
-            batch["pixel_values"] = join_pictures([row["pixel_values"] for row in pictures])
+        batch = {"head_inputs": HeadInputs.of(rows), **(pack(rows) if side == "packed" else self._padded(rows, side))}
+        with_pixels = [row for row in rows if "pixel_values" in row]
+        if with_pixels:
+            batch["pixel_values"] = join_images([row["pixel_values"] for row in with_pixels])
         if "features" in rows[0]:
             batch["features"] = torch.cat([row["features"] for row in rows])  # (N, P, V)
         sizes = [row["image_sizes"] for row in rows if "image_sizes" in row]
@@ -177,14 +177,14 @@ class SafeProcessor:
         return {name: torch.stack([pad(row[name], length, fill, side) for row in rows]) for name, fill in fills.items()}
 
     def tiles(self, images: int, pixels: dict[str, Tensor]) -> list[int]:
-        """Pictures that the vision tower sees for each image."""
+        """Images that the vision tower sees for each image."""
         if "image_sizes" not in pixels:
             return [1] * images
         grid, side = self.processor.image_processor.image_grid_pinpoints, pixels["pixel_values"].shape[-1]
         return [image_size_to_num_patches(size, grid, side) for size in pixels["image_sizes"]]
 
     def pixels(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
-        """pixel_values (B, ...) of loaded pictures, and image_sizes (B, 2) where the base has tiles: as in `collate`."""
+        """pixel_values (B, ...) of loaded images, and image_sizes (B, 2) where the base has tiles: as in `collate`."""
         made = self.processor.image_processor(list(images), return_tensors="pt")
         return {name: made[name] for name in ("pixel_values", "image_sizes") if name in made}
 
@@ -270,16 +270,16 @@ class SafeProcessor:
         made = self.processor(text=".".join([self.image_token] * len(images)), images=loaded, return_tensors="pt")
         runs = groupby(made["input_ids"][0].tolist(), key=lambda token: token == self.image_token_id)
         lengths = [len(list(run)) for is_image, run in runs if is_image]
-        if "image_sizes" not in made:  # without tiles, all pictures have as many tokens
+        if "image_sizes" not in made:  # without tiles, all images have as many tokens
             self._length = lengths[0]
         return {name: made[name] for name in ("pixel_values", "image_sizes") if name in made}, lengths
 
     def _lengths(self, stored: dict[str, Tensor]) -> list[int]:
-        """The number of tokens that stand for each picture whose features are stored."""
+        """The number of tokens that stand for each image whose features are stored."""
         if "image_sizes" not in stored:
             return [stored["features"].shape[1]] * len(stored["tiles"])
         for size in map(tuple, stored["image_sizes"].tolist()):
-            if size not in self._by_size:  # the base's own processor counts them, on a blank picture
+            if size not in self._by_size:  # the base's own processor counts them, on a blank image
                 self._by_size[size] = self._pixels([Image.new("RGB", size[::-1])])[1][0]
         return [self._by_size[tuple(size)] for size in stored["image_sizes"].tolist()]
 

@@ -1,4 +1,4 @@
-"""Charts: curves -> the geometry of small line charts; pictures -> data URIs. Pure functions; the template draws."""
+"""Charts: curves -> the geometry of small line charts; images -> data URIs. Pure functions; the template draws."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDTH, HEIGHT = 230, 140  # of a chart, in SVG units
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 22  # margins
 MOST_POINTS = 300
 SQUARE, MARGIN = 150, 12  # side of a reliability plot, and the space around it
-SMALL, LARGE = 160, 448  # pixels: pictures below are shown pixel by pixel, pictures above are reduced
+SMALL, LARGE = 160, 448  # pixels: images below are shown pixel by pixel, images above are reduced
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture for the page; a small one is shown pixel by pixel."""
+class ChartImage:
+    """An image for the page; a small one is shown pixel by pixel."""
 
     uri: str
     small: bool
@@ -171,18 +171,18 @@ def nice_ticks(low: float, high: float) -> list[float]:
     return [float(f"{i * step:.10g}") for i in range(first, last + 1)]
 
 
-def picture(source: Path) -> Picture:
-    """A picture file as a PNG data URI; sides above LARGE are reduced.
+def image(source: Path) -> ChartImage:
+    """An image file as a PNG data URI; sides above LARGE are reduced.
 
     Raises:
-        ImageError: the file is missing or is no picture.
+        ImageError: the file is missing or is no image.
     """
     image = load_image(source)
     image.thumbnail((LARGE, LARGE))
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Picture(uri, max(image.size) < SMALL)
+    return ChartImage(uri, max(image.size) < SMALL)
 
 
 def _range(steps: Iterable[int]) -> tuple[int, int]:

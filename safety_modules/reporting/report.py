@@ -31,7 +31,7 @@ class Exhibit:
     """One example of the gallery.
 
     Attributes:
-        image: a picture file, or None for a question without one.
+        image: an image file, or None for a question without one.
         risk_type: the label; `risk_level` counts from 0, none.
         answers: column -> answer; `verdicts`: column -> one of VERDICTS.
         types: the head's probability of each type; `levels`: of each level. Empty where there is no head.
@@ -59,7 +59,7 @@ class Exhibit:
 
     @property
     def risky(self) -> bool:
-        """Whether the label is not clean; its picture is then covered."""
+        """Whether the label is not clean; its image is then covered."""
         return self.risk_type != CLEAN or self.risk_level > 0
 
     @property
@@ -120,10 +120,10 @@ class Report:
 
 
 def render(report: Report) -> str:
-    """The page. Everything that comes from data is escaped; pictures, charts and styles are inside.
+    """The page. Everything that comes from data is escaped; images, charts and styles are inside.
 
     Raises:
-        ImageError: a picture of an exhibit cannot be read.
+        ImageError: an image of an exhibit cannot be read.
     """
     env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -146,7 +146,7 @@ def render(report: Report) -> str:
         all_met=all(marks),
         panels=charts.panels(report.curves),
         plots=[charts.reliability_plot(title, bins) for title, bins in report.reliability.items()],
-        pictures=[charts.picture(exhibit.image) if exhibit.image else None for exhibit in report.exhibits],
+        images=[charts.image(exhibit.image) if exhibit.image else None for exhibit in report.exhibits],
         filters=order + [name for name in names if name not in order],
         charts=charts,
         verdicts=VERDICTS,

@@ -10,9 +10,8 @@ from safety_modules.checkpoints.load import load
 from safety_modules.checkpoints.save import save_safety
 from safety_modules.cli import extend as script
 from safety_modules.files import fresh_folder
-from safety_modules.prompt.head_inputs import HEAD
 
-EXCHANGES = [ask("what is this?", [tiny.picture(1)]), ask("hello")]
+EXCHANGES = [ask("what is this?", [tiny.image(1)]), ask("hello")]
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def test_a_new_row_can_be_learned(folder, tmp_path):
     row = model.safety.head.type_layer.weight
     assert row[1].abs().sum() == 0
     batch = model.processor.collate([model.processor.encode(EXCHANGES[1])])
-    output = model(**{name: batch[name] for name in HEAD}, features=model.features(None))
+    output = model(batch["head_inputs"], features=model.vision_features(None))
     torch.nn.functional.cross_entropy(output.type_logits, torch.tensor([1])).backward()
     assert row.grad[1].abs().sum() > 0
 

@@ -15,7 +15,7 @@ from safety_modules.cli import batch_answers, generate
 from safety_modules.decision.policy import Policy
 from safety_modules.errors import UserError
 from safety_modules.eta import Eta, EtaError, EtaSettings
-from safety_modules.eta.config_file import Told, load_eta
+from safety_modules.eta.config_file import HintInstruction, load_eta
 from safety_modules.eta.evaluators.clip import Clip
 from safety_modules.eta.evaluators.head import HeadRisk, HeadVerdict
 from safety_modules.eta.evaluators.judge import Judge
@@ -42,7 +42,7 @@ def folders(tmp_path_factory, bases):
 
 
 def rows(folder, count=5):
-    tiny.picture(0).save(folder / "a.png")
+    tiny.image(0).save(folder / "a.png")
     lines = [{"id": f"row {i}", "question": f"what is it? {i}", "image": "a.png"} for i in range(count)]
     lines[1] = {
         "messages": [
@@ -134,7 +134,7 @@ def test_a_faulty_recipe_is_an_error_that_names_the_file(folders, text, message)
 
 
 def test_the_reward_model_is_told_the_hint():
-    told = Told("otherwise")
+    told = HintInstruction("otherwise")
     assert told(ask("hi")) == "otherwise"
     assert told([{"role": "system", "content": "this is private."}, *ask("hi")]) == "this is private."
     assert (
@@ -160,7 +160,7 @@ class Post:
 
 def test_in_a_pipeline_the_head_decides_what_is_evaluated(folders):
     pipeline = SafePipeline.from_pretrained(folders / "safe")
-    asked = [ask(f"what is it? {i}", [tiny.picture(i)]) for i in range(4)]
+    asked = [ask(f"what is it? {i}", [tiny.image(i)]) for i in range(4)]
     risks = [assessment.risk for assessment in pipeline.assess(asked)]
     plain, middle = pipeline(asked, 12), sorted(risks)[2]
     settings = EtaSettings("I cannot", 2, max_new_tokens=99, sentence_tokens=4)
@@ -179,7 +179,7 @@ def test_in_a_pipeline_the_hint_is_told_and_the_policys_refusal_is_given(folders
     pipeline.policy = Policy.from_dict({"default": {"threshold": 0.0}, "refusal": "No: {hint}."}, taxonomy)
     post = Post()
     pipeline.eta = Eta(post, settings=EtaSettings("Well", 2, max_new_tokens=99, sentence_tokens=4))
-    (found,) = pipeline([ask("what is it?", [tiny.picture(0)])], 12)
+    (found,) = pipeline([ask("what is it?", [tiny.image(0)])], 12)
     assert found.action == "hint" and found.eta.stage == "refused"
     assert found.answer == pipeline.policy.refuse(found.decision) and found.answer.startswith("No: ")
     assert all(read[0] == {"role": "system", "content": found.decision.hint} for read in post.read)
@@ -194,7 +194,7 @@ def test_what_the_policy_refuses_or_leaves_to_the_base_is_not_searched(folders):
     ):
         pipeline.policy = Policy.from_dict({"default": rule}, taxonomy)
         pipeline.eta = Eta(Post(), settings=EtaSettings(max_new_tokens=99))
-        (found,) = pipeline([ask("what is it?", [tiny.picture(0)])], 12)
+        (found,) = pipeline([ask("what is it?", [tiny.image(0)])], 12)
         assert found.action in ("refuse", "base") and found.eta is None and pipeline.eta.post.read == []
 
 
@@ -247,8 +247,8 @@ def test_a_run_that_is_killed_goes_on(folders, tmp_path):
 
 
 def test_a_row_that_cannot_be_answered_keeps_its_place_and_stops_no_other(tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    tiny.picture(0).save(tmp_path / "a.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    tiny.image(0).save(tmp_path / "a.png")
     lines = [
         '{"question": "a"}', "{", '{"question": ""}', '{"question": "b", "image": "../a.png"}',
         '{"question": "c", "image": "none.png"}',
@@ -259,7 +259,7 @@ def test_a_row_that_cannot_be_answered_keeps_its_place_and_stops_no_other(tmp_pa
 
     def answer(exchanges):
         if any("broken" in str(message) for message in exchanges):
-            raise UserError("broken.png: not a readable picture")
+            raise UserError("broken.png: not a readable image")
         return [{"answer": f"{len(exchange[0]['content'])} parts"} for exchange in exchanges]
 
     found = list(batch_answers.run(batch_answers.read(tmp_path / "rows.jsonl"), tmp_path / "out.jsonl", {}, answer, 4))
@@ -310,7 +310,7 @@ def test_one_question_with_eta(folders, capsys):
 )
 def test_a_pipelines_stream_says_what_its_call_would(folders, rule):
     pipeline = SafePipeline.from_pretrained(folders / "safe")
-    taxonomy, asked = pipeline.model.taxonomy, ask("what is it?", [tiny.picture(0)])
+    taxonomy, asked = pipeline.model.taxonomy, ask("what is it?", [tiny.image(0)])
     if "actions" in rule:
         rule = {**rule, "actions": {name: "refuse" for name in taxonomy.level_names[1:]}}
     pipeline.policy = Policy.from_dict({"default": {"threshold": 0.0, **rule}}, taxonomy)

@@ -37,12 +37,12 @@ def exported(trained, tmp_path_factory):
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    folder = tmp_path / "pictures"
+def images(tmp_path):
+    folder = tmp_path / "images"
     (folder / "deep").mkdir(parents=True)
     for i, name in enumerate(("a.png", "deep/b.jpg")):
-        tiny.picture(i).save(folder / name)
-    (folder / "notes.txt").write_text("no picture")
+        tiny.image(i).save(folder / name)
+    (folder / "notes.txt").write_text("no image")
     return folder
 
 
@@ -55,23 +55,23 @@ def ends_with_2(capsys, message, main, *args):
     assert exit_.value.code == 2 and error.startswith("error: ") and message in error, error
 
 
-def test_moderate_writes_a_row_for_each_picture(exported, pictures, tmp_path, capsys):
+def test_moderate_writes_a_row_for_each_image(exported, images, tmp_path, capsys):
     output = tmp_path / "verdicts.jsonl"
-    moderate.main([str(exported), str(pictures), "--output", str(output)])
+    moderate.main([str(exported), str(images), "--output", str(output)])
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [Path(row["image"]).name for row in rows] == ["a.png", "b.jpg"]
     assert all(
         abs(sum(row["types"].values()) - 1) < 1e-4 and row["action"] in ("allow", "hint", "refuse") for row in rows
     )
-    assert "2 pictures" in capsys.readouterr().out
+    assert "2 images" in capsys.readouterr().out
 
 
-def test_moderate_stops_at_a_bad_picture_and_writes_nothing(exported, pictures, tmp_path, capsys):
-    (pictures / "broken.png").write_text("x")
+def test_moderate_stops_at_a_bad_image_and_writes_nothing(exported, images, tmp_path, capsys):
+    (images / "broken.png").write_text("x")
     output = tmp_path / "verdicts.jsonl"
-    ends_with_2(capsys, "broken.png: not a readable picture", moderate.main, exported, pictures, "--output", output)
+    ends_with_2(capsys, "broken.png: not a readable image", moderate.main, exported, images, "--output", output)
     assert not list(tmp_path.glob("verdicts*"))
-    moderate.main([str(exported), str(pictures), "--output", str(output), "--skip-unreadable"])
+    moderate.main([str(exported), str(images), "--output", str(output), "--skip-unreadable"])
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [("error" in row) for row in rows] == [False, True, False]
 
@@ -79,7 +79,7 @@ def test_moderate_stops_at_a_bad_picture_and_writes_nothing(exported, pictures, 
 def test_moderate_names_what_is_missing(exported, tmp_path, capsys):
     out = ["--output", tmp_path / "v.jsonl"]
     ends_with_2(capsys, "nowhere: no such file or folder", moderate.main, exported, tmp_path / "nowhere", *out)
-    ends_with_2(capsys, "no pictures in", moderate.main, exported, tmp_path, *out)
+    ends_with_2(capsys, "no images in", moderate.main, exported, tmp_path, *out)
     ends_with_2(capsys, "no file safety/config.json", moderate.main, tmp_path, tmp_path, *out)
     (tmp_path / "p.yaml").write_text("default: {threshold: 7}")
     ends_with_2(
@@ -94,8 +94,8 @@ def test_moderate_names_what_is_missing(exported, tmp_path, capsys):
     )
 
 
-def test_generate_answers_with_and_without_a_picture(exported, pictures, capsys):
-    for more in ([], ["--image", str(pictures / "a.png")]):
+def test_generate_answers_with_and_without_a_image(exported, images, capsys):
+    for more in ([], ["--image", str(images / "a.png")]):
         capsys.readouterr()
         generate.main([str(exported), "what is this?", "--max-new-tokens", "4", *more])
         assert {"answer", "action", "types", "levels"} <= json.loads(capsys.readouterr().out).keys()
@@ -132,7 +132,7 @@ def test_calibrate_stores_what_the_pipeline_then_uses(trained, tmp_path, capsys)
     for i in range(40):
         kind = ("privacy", "insults", "clean", "clean")[i % 4]
         (tmp_path / "data" / kind).mkdir(parents=True, exist_ok=True)
-        tiny.picture(i).save(tmp_path / "data" / kind / f"{i}.png")
+        tiny.image(i).save(tmp_path / "data" / kind / f"{i}.png")
     (tmp_path / "p.yaml").write_text("version: night\nbudget: 0.3\n")
     own = ["--recipe", "custom", "--root", str(tmp_path / "data"), "--split", "all"]
     ends_with_2(capsys, "--budget 0.01 needs at least 230 clean rows, the split has 20", calibrate.main, folder, *own)
@@ -158,14 +158,14 @@ def test_export_replaces_nothing_unasked(trained, exported, tmp_path, capsys):
 
 
 @pytest.mark.recipe
-@pytest.mark.parametrize("guard", [False, True])
-def test_torchrun_trains_on_two_processes(bases, tmp_path, guard):
-    """DDP on two gloo processes: rows with a picture, several and none, and one result."""
+@pytest.mark.parametrize("head_only", [False, True])
+def test_torchrun_trains_on_two_processes(bases, tmp_path, head_only):
+    """DDP on two gloo processes: rows with an image, several and none, and one result."""
     root = tmp_path / "data"
     root.mkdir()
     lines = ["image,question,answer,risk_type"]
     for i in range(8):
-        tiny.picture(i).save(root / f"{i}.png")
+        tiny.image(i).save(root / f"{i}.png")
         names = ("", f"{i}.png", f"{i}.png|{(i + 1) % 8}.png")[i % 3]
         lines.append(f"{names},what is it?,a red key,{'privacy' if i % 2 else 'clean'}")
     (root / "train.csv").write_text("\n".join(lines), encoding="utf-8")
@@ -173,13 +173,13 @@ def test_torchrun_trains_on_two_processes(bases, tmp_path, guard):
         "base": str(bases["llava"]),
         "output": str(tmp_path / "run"),
         "safety": tiny.safety_config().to_dict(),
-        "guard": guard,
+        "head_only": head_only,
         "data": {
             "root": str(root),
             "train": [{"recipe": "custom"}],
-            "features": str(tmp_path / "features") if guard else None,
+            "features": str(tmp_path / "features") if head_only else None,
         },
-        "rules": {r"safety\.llm_tokens\..*": None if guard else 1e-3, r"safety\..*": 1e-3, r"base\..*": None},
+        "rules": {r"safety\.llm_tokens\..*": None if head_only else 1e-3, r"safety\..*": 1e-3, r"base\..*": None},
         "trainer": {"max_steps": 3, "per_device_train_batch_size": 2, "logging_steps": 1, "report_to": "none"},
     }
     (tmp_path / "c.yaml").write_text(json.dumps(config))
@@ -196,4 +196,6 @@ def test_torchrun_trains_on_two_processes(bases, tmp_path, guard):
     history = json.loads((tmp_path / "run" / "history.json").read_text())
     assert [row["step"] for row in history if "loss" in row] == [1, 2, 3]
     assert load(tmp_path / "run" / "final")
-    assert len(list((tmp_path / "features").glob("*/*.safetensors"))) == (2 if guard else 0)  # each process made one
+    assert len(list((tmp_path / "features").glob("*/*.safetensors"))) == (
+        2 if head_only else 0
+    )  # each process made one

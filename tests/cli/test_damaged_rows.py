@@ -9,16 +9,16 @@ import pytest
 import yaml
 
 from safety_modules.cli import batch_answers
+from safety_modules.config_reader import read_yaml
 from safety_modules.errors import UserError
-from safety_modules.eta import Speaker
+from safety_modules.eta import AnswerGenerator
 from safety_modules.eta.config_file import files_of
-from safety_modules.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_rows_of_any_kind_of_damage_stop_no_other(tmp_path, bases):
-    speaker = Speaker.from_pretrained(bases["llava"])
+    generator = AnswerGenerator.from_pretrained(bases["llava"])
     lines = [
         '\ufeff{"id": 2, "question": "a"}', "{", '{"id": 3, "messages": [{"role": "user", "content": 5}]}',
         '{"id": 4, "messages": [{"role": "user", "content": {"type": "text", "text": "a"}}]}', "[" * 99999,
@@ -27,7 +27,7 @@ def test_rows_of_any_kind_of_damage_stop_no_other(tmp_path, bases):
     (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
 
     def answer(asked):
-        return [{"answer": text} for text in speaker.plain(asked, 4).answers]
+        return [{"answer": text} for text in generator.plain(asked, 4).answers]
 
     rows, output = batch_answers.read(tmp_path / "rows.jsonl"), tmp_path / "out.jsonl"
     found = list(batch_answers.run(rows, output, {}, answer, 3))

@@ -1,13 +1,13 @@
 """Recipes of benchmarks, which are for evaluation alone, each on a small copy of its real layout."""
 
 import pytest
-from helpers.dataset_files import fault, labels, picture, pictures, read, reading, write_csv, write_json
+from helpers.dataset_files import fault, image, images, labels, read, reading, write_csv, write_json
 
 import data_recipes
 from safety_modules.sample import DataError
 
 
-def test_mm_safetybench_reads_the_misspelt_scenario_and_each_kind_of_picture(tmp_path):
+def test_mm_safetybench_reads_the_misspelt_scenario_and_each_kind_of_image(tmp_path):
     question = {
         "Question": "Q",
         "Changed Question": "C",
@@ -18,7 +18,7 @@ def test_mm_safetybench_reads_the_misspelt_scenario_and_each_kind_of_picture(tmp
     }
     for name in ("01-Illegal_Activitiy", "10-Legal_Opinion"):
         write_json(tmp_path / "processed_questions" / f"{name}.json", {"0": question, "1": question})
-        pictures(
+        images(
             tmp_path / "imgs" / name,
             *(f"{kind}/{number}.jpg" for kind in ("SD", "SD_TYPO", "TYPO") for number in (0, 1)),
         )
@@ -31,7 +31,7 @@ def test_mm_safetybench_reads_the_misspelt_scenario_and_each_kind_of_picture(tmp
 
 
 def test_jailbreakv_with_byte_order_mark_and_crlf(tmp_path):
-    picture(tmp_path / "images/blank.png")
+    image(tmp_path / "images/blank.png")
     line = "1,Pretend.,Do it.,Template,Political Sensitivity,images/blank.png,GPT,True,gpt\r\n"
     line += "2,X,Y,Logic,Malware,images/blank.png,GPT,False,gpt\r\n"
     header = "id,jailbreak_query,redteam_query,format,policy,image_path,from,selected_mini,transfer_from_llm\r\n"
@@ -45,7 +45,7 @@ def test_holisafe_goes_by_the_third_letter(tmp_path):
         {"id": i, "type": kind, "category": "Privacy", "subcategory": "x", "image": f"{i}.png", "query": "?"}
         for i, kind in enumerate(("SSS", "SSU", "USU", "UUU", "SUU"))
     ]
-    pictures(tmp_path / "images", *(row["image"] for row in rows))
+    images(tmp_path / "images", *(row["image"] for row in rows))
     write_json(tmp_path / "holisafe_bench.json", rows)
     found = read("holisafe", tmp_path, "test")
     assert labels(found) == [("clean", 0)] + [("privacy", 2)] * 4 and found[0].answer == ""
@@ -58,7 +58,7 @@ def test_holisafe_goes_by_the_third_letter(tmp_path):
 
 
 def test_vlsbench_and_siuo_by_category(tmp_path):
-    pictures(tmp_path, "imgs/0.png", "images/S-01.png")
+    images(tmp_path, "imgs/0.png", "images/S-01.png")
     write_json(
         tmp_path / "data.json",
         [{"instruction": "Do this.", "image_path": "imgs/0.png", "category": "Self-Harm", "sub_category": "x"}],
@@ -82,7 +82,7 @@ def test_vlsbench_and_siuo_by_category(tmp_path):
 
 
 def test_mossbench_and_xstest_have_harmless_rows_without_answers(tmp_path):
-    pictures(tmp_path, "images/1.jpg")
+    images(tmp_path, "images/1.jpg")
     write_csv(
         tmp_path / "information.csv",
         [{"pid": "1", "question": "Cut it?", "image_path": "images/1.jpg", "metadata": "x"}],
@@ -113,7 +113,7 @@ def test_mossbench_and_xstest_have_harmless_rows_without_answers(tmp_path):
     assert labels(read("xstest", tmp_path, "unsafe")) == [("privacy", 2)]
 
 
-def test_figstep_names_the_row_whose_picture_is_missing(tmp_path):
+def test_figstep_names_the_row_whose_image_is_missing(tmp_path):
     rows = [
         {
             "dataset": "ForbidQI",
@@ -126,7 +126,7 @@ def test_figstep_names_the_row_whose_picture_is_missing(tmp_path):
         for task in (1, 2)
     ]
     write_csv(tmp_path / "safebench.csv", rows)
-    pictures(tmp_path / "images", "query_ForbidQI_7_1_6.png")
+    images(tmp_path / "images", "query_ForbidQI_7_1_6.png")
     assert "safebench.csv:3: image 'query_ForbidQI_7_2_6.png': no such file" in fault("figstep", tmp_path, "all")
     assert labels(read("figstep", tmp_path, "all", bad_rows="skip")) == [("privacy", 2)]
 

@@ -23,7 +23,7 @@ def test_csv_row_becomes_a_sample(tmp_path):
     assert rows(tmp_path / "labels.csv") == [sample]
 
 
-def test_jsonl_takes_a_list_of_pictures_and_null(tmp_path):
+def test_jsonl_takes_a_list_of_images_and_null(tmp_path):
     touch(tmp_path, "a|b.png", "c.png")
     lines = [
         {"image": ["a|b.png", "c.png"], "question": "Q\u2028?", "answer": "A", "risk_type": "privacy", "risk_level": 2},
@@ -107,7 +107,7 @@ def test_missing_texts_are_composed_where_the_taxonomy_has_none(tmp_path):
     assert all("private data of a person" in sample.answer for sample in read)
 
 
-def test_filled_texts_depend_on_the_pictures_and_question_alone(tmp_path):
+def test_filled_texts_depend_on_the_images_and_question_alone(tmp_path):
     texts = []
     for place, order in (("one", 1), ("two", -1)):
         names = [f"{i}.png" for i in range(20)]
@@ -122,7 +122,7 @@ def test_filled_texts_depend_on_the_pictures_and_question_alone(tmp_path):
 
 def test_a_harmless_request_has_no_composed_answer(tmp_path):
     clean, risky = rows(write(tmp_path, HEADER, ",How are you?,,clean,0", ",How do I forge it?,,illegal,3"))
-    assert clean.answer == "" and "request" in risky.answer and "picture" not in risky.answer
+    assert clean.answer == "" and "request" in risky.answer and "image" not in risky.answer
     reading = Reading(TAXONOMY, answers=True)
     with pytest.raises(DataError, match=r"labels.csv:2: has no answer to train a language model on; write one, or"):
         custom.samples(tmp_path, "all", reading)

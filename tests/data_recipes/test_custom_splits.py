@@ -1,4 +1,4 @@
-"""Custom: splits by column, by table and by picture."""
+"""Custom: splits by column, by table and by image."""
 
 import os
 
@@ -25,7 +25,7 @@ def test_column_split_must_agree_with_the_tables_name(tmp_path):
     assert "train.csv:3: split 'test' stands in a table named 'train'" in fault(tmp_path, "train")
 
 
-def test_rows_are_split_by_picture(tmp_path):
+def test_rows_are_split_by_image(tmp_path):
     names = [f"{i}.png" for i in range(300)]
     touch(tmp_path, *names)
     write(tmp_path, HEADER, *(f"{name},{question},A,clean,0" for question in "XY" for name in names))
@@ -44,14 +44,12 @@ def test_split_does_not_depend_on_order_or_on_other_rows(tmp_path):
     for some in (names, names[::-1], names[:80]):
         write(tmp_path, HEADER, *(f"{name},Q,A,clean,0" for name in some))
         held.append({sample.images[0].name for sample in rows(tmp_path, "validation")})
-    assert sorted(held[0])[:3] == ["12.png", "21.png", "28.png"], (
-        "the same picture would be in another split than before"
-    )
+    assert sorted(held[0])[:3] == ["12.png", "21.png", "28.png"], "the same image would be in another split than before"
     assert held[0] == held[1] and held[2] == held[0] & set(names[:80])
 
 
-def test_rows_joined_by_a_picture_or_a_link_stay_together(tmp_path):
-    """A chain a|b, b|c, ... is one group although its first and last row share nothing; links count as their picture."""
+def test_rows_joined_by_a_image_or_a_link_stay_together(tmp_path):
+    """A chain a|b, b|c, ... is one group although its first and last row share nothing; links count as their image."""
     names = [f"{i}.png" for i in range(40)]
     touch(tmp_path, *names, "lone.png")
     os.symlink("0.png", tmp_path / "link.png")
@@ -63,7 +61,7 @@ def test_rows_joined_by_a_picture_or_a_link_stay_together(tmp_path):
 
 
 @pytest.mark.parametrize("count", range(2, 12))
-def test_neither_split_is_empty_from_two_pictures_on(tmp_path, count):
+def test_neither_split_is_empty_from_two_images_on(tmp_path, count):
     write(tmp_path, HEADER, *(f",Q{i},A,clean,0" for i in range(count)))
     assert rows(tmp_path, "train") and rows(tmp_path, "validation")
 

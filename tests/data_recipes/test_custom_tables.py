@@ -150,7 +150,7 @@ def test_bad_category_folders(tmp_path):
     os.symlink("/etc/hostname", tmp_path / "clean" / "b.png")
     message = fault(tmp_path)
     assert "clean/b.png: image 'clean/b.png' leaves" in message
-    assert "privacy/deep: is a folder; put its pictures into privacy/ itself" in message
+    assert "privacy/deep: is a folder; put its images into privacy/ itself" in message
     assert "privcy: is no category; did you mean 'privacy'" in message
 
 
@@ -160,7 +160,7 @@ def test_folder_of_neither_layout_says_what_it_holds(tmp_path):
     assert "it holds 'annotations.csv', 'images'" in message and "categories: politics" in message
 
 
-def test_folder_without_pictures_is_an_empty_split(tmp_path):
+def test_folder_without_images_is_an_empty_split(tmp_path):
     (tmp_path / "clean").mkdir()
     with pytest.raises(DataError, match="recipe 'custom' has no rows in split 'train'"):
         data_recipes.load("custom", tmp_path, "train", TAXONOMY)

@@ -1,7 +1,7 @@
 """Recipes of public data sets, each on a small copy of its real layout with the traps of the real files."""
 
 import pytest
-from helpers.dataset_files import TAXONOMY, drawn, fault, labels, pictures, read, reading, write_json, write_parquet
+from helpers.dataset_files import TAXONOMY, drawn, fault, images, labels, read, reading, write_json, write_parquet
 
 import data_recipes
 from safety_modules.sample import DataError
@@ -13,8 +13,8 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf-cache")
 
 
-def test_vlguard_a_safe_picture_with_an_unsafe_instruction_is_an_unsafe_exchange(tmp_path):
-    pictures(tmp_path / "train", "bad_ads/a.png", "b.png", "c.png")
+def test_vlguard_a_safe_image_with_an_unsafe_instruction_is_an_unsafe_exchange(tmp_path):
+    images(tmp_path / "train", "bad_ads/a.png", "b.png", "c.png")
     ad = [{"instruction": "Say it.", "response": "No."}]
     tree = [{"safe_instruction": "What?", "response": "A tree."}, {"unsafe_instruction": "Harm it.", "response": "No."}]
     who = [{"instruction": "<image>\nWho?", "response": "I cannot tell."}]
@@ -38,7 +38,7 @@ def test_vlguard_a_safe_picture_with_an_unsafe_instruction_is_an_unsafe_exchange
 
 
 def test_rtvlm_reads_the_field_names_of_every_file(tmp_path):
-    pictures(tmp_path / "images", "1.png", "2.png", "3.png", "4.png", "5.png")
+    images(tmp_path / "images", "1.png", "2.png", "3.png", "4.png", "5.png")
     write_json(
         tmp_path / "politics.jsonl",
         [{"prompt": "Whom?", "answer": "I take no side.", "img": "images/1.png", "refused_to_answer": "Yes"}],
@@ -84,9 +84,9 @@ def test_rtvlm_reads_the_field_names_of_every_file(tmp_path):
     assert "other.jsonl:1: no task is in the file's name" in fault("rtvlm", tmp_path, "all")
 
 
-def test_rtvlm_is_split_by_the_published_rule_and_rows_of_one_picture_stay_together(tmp_path):
+def test_rtvlm_is_split_by_the_published_rule_and_rows_of_one_image_stay_together(tmp_path):
     names = [f"{number}.png" for number in range(60)]
-    pictures(tmp_path, *names)
+    images(tmp_path, *names)
     rows = [{"prompt": f"{turn}?", "answer": "No.", "img": name} for turn in range(2) for name in names]
     write_json(tmp_path / "celebrity.jsonl", rows, True)
     test, train = (read("rtvlm", tmp_path, split) for split in ("test", "train"))
@@ -110,7 +110,7 @@ def test_rtvlm_is_split_by_the_published_rule_and_rows_of_one_picture_stay_toget
     "placeholder", ["<image>\nWhat?", "<image>What?", "What? <image>", "<image>\n<image>\nWhat?", "What?"]
 )
 def test_psa_vlm_reads_every_manner_of_placeholder(tmp_path, placeholder):
-    pictures(tmp_path, "a.jpg")
+    images(tmp_path, "a.jpg")
     turns = [{"from": "USER", "value": placeholder}, {"from": "ASSISTANT", "value": "No."}]
     write_json(
         tmp_path / "train.jsonl", [{"safe_type": 4, "safe_level": 2, "image": "a.jpg", "conversations": turns}], True
@@ -120,7 +120,7 @@ def test_psa_vlm_reads_every_manner_of_placeholder(tmp_path, placeholder):
 
 
 def test_psa_vlm_refuses_labels_that_contradict_each_other(tmp_path):
-    pictures(tmp_path, "a.jpg")
+    images(tmp_path, "a.jpg")
     turns = [{"from": "USER", "value": "?"}, {"from": "ASSISTANT", "value": "No."}]
     kinds = [(0, 3), (6, 0), (2, 0), (6, 2), (9, 1), (1, None)]
     rows = [{"safe_type": kind, "safe_level": level, "image": "a.jpg", "conversations": turns} for kind, level in kinds]
@@ -186,7 +186,7 @@ def test_beavertails_v_never_takes_an_unsafe_answer(tmp_path):
     assert safe.answer == "Let us not." and unsafe.answer != "Like so." and labels([unsafe]) == [("fairness", 2)]
 
 
-def test_unsafebench_a_safe_picture_is_clean_whatever_its_category(tmp_path):
+def test_unsafebench_a_safe_image_is_clean_whatever_its_category(tmp_path):
     rows = [
         {"image": drawn(i), "safety_label": label, "category": "Political", "source": "Lexica"}
         for i, label in enumerate(("Safe", "Unsafe"))
@@ -195,7 +195,7 @@ def test_unsafebench_a_safe_picture_is_clean_whatever_its_category(tmp_path):
     assert labels(read("unsafebench", tmp_path, "train+validation")) == [("clean", 0), ("politics", 3)]
 
 
-def test_llavaguard_by_number_of_category_and_rating_and_without_taken_back_pictures(tmp_path):
+def test_llavaguard_by_number_of_category_and_rating_and_without_taken_back_images(tmp_path):
     kinds = [
         ("O1: Hate, Humiliation, Harassment", "Unsafe"),
         ("NA: None applying", "Safe"),
@@ -205,13 +205,13 @@ def test_llavaguard_by_number_of_category_and_rating_and_without_taken_back_pict
     rows = [{"image": drawn(i), "category": category, "rating": rating} for i, (category, rating) in enumerate(kinds)]
     rows.append({**rows[0], "image": None})
     write_parquet(tmp_path, "data/train-00000-of-00001.parquet", rows)
-    assert "train:5: image [] holds no picture" in fault("llavaguard", tmp_path, "train+validation")
+    assert "train:5: image [] holds no image" in fault("llavaguard", tmp_path, "train+validation")
     found = read("llavaguard", tmp_path, "train+validation", bad_rows="skip")
     assert labels(found) == [("fairness", 2), ("clean", 0), ("illegal", 3), ("clean", 0)]
 
 
-def test_llava_instruct_mixes_pictures_and_text_alone_and_keeps_all_turns(tmp_path):
-    pictures(tmp_path, "coco/train2017/1.jpg")
+def test_llava_instruct_mixes_images_and_text_alone_and_keeps_all_turns(tmp_path):
+    images(tmp_path, "coco/train2017/1.jpg")
     human, gpt = {"from": "human", "value": "<image>\nA?"}, {"from": "gpt", "value": "B."}
     rows = [
         {
@@ -230,7 +230,7 @@ def test_llava_instruct_mixes_pictures_and_text_alone_and_keeps_all_turns(tmp_pa
     assert (
         len(found) == 6 and [turn.text for turn in found[0].turns] == ["A?", "B.", "C?", "D."] and found[1].images == ()
     )
-    for place, reason in ((2, "names no picture"), (3, "leaves"), (4, "absolute path"), (5, "must alternate")):
+    for place, reason in ((2, "names no image"), (3, "leaves"), (4, "absolute path"), (5, "must alternate")):
         with pytest.raises(DataError, match=rf"llava_v1_5_mix665k.json:{place + 1}: .*{reason}"):
             found[place]
     made = reading(bad_rows="skip")
@@ -238,7 +238,7 @@ def test_llava_instruct_mixes_pictures_and_text_alone_and_keeps_all_turns(tmp_pa
 
 
 def test_coco_captions_takes_the_first_caption_of_each_photograph(tmp_path):
-    pictures(tmp_path / "val2017", "1.jpg", "2.jpg")
+    images(tmp_path / "val2017", "1.jpg", "2.jpg")
     data = {
         "images": [{"id": 1, "file_name": "1.jpg"}, {"id": 2, "file_name": "2.jpg"}],
         "annotations": [{"image_id": 1, "caption": "A."}, {"image_id": 1, "caption": "B."}],
@@ -249,7 +249,7 @@ def test_coco_captions_takes_the_first_caption_of_each_photograph(tmp_path):
 
 
 def test_image_folder_takes_known_names_types_and_the_users_own_labels(tmp_path):
-    pictures(
+    images(
         tmp_path,
         "Cyberbullying/deep/1.png",
         "privacy/2.JPG",

@@ -90,7 +90,7 @@ def test_every_type_has_subjects_and_every_risky_one_a_twin():
     assert requests.REQUESTS.keys() == answers.WORDS.keys() == set(Taxonomy.default().risky_names)
 
 
-def test_pictures_of_a_pair_differ():
+def test_images_of_a_pair_differ():
     for glyph in GLYPHS.values():
         for style in pen.TRAIN_STYLES + pen.HELD_OUT_STYLES:
             if glyph.risk_type != "clean":
@@ -150,12 +150,12 @@ def test_label_rule(rows):
 def test_all_combinations_occur_and_the_rubric_says_nothing_of_risk(rows):
     for drawn in rows.values():
         seen = {(row.scene and row.scene.risk_type != "clean", row.text_type != "clean") for row in drawn}
-        assert seen == {(picture, text) for picture in (None, False, True) for text in (False, True)}
+        assert seen == {(image, text) for image in (None, False, True) for text in (False, True)}
         for degree in (1, 2, 3):
             shares = []
             for risky in (False, True):
-                pictures = [row.scene for row in drawn if row.scene and (row.scene.risk_type != "clean") == risky]
-                shares.append(sum(scene.degree == degree for scene in pictures) / len(pictures))
+                images = [row.scene for row in drawn if row.scene and (row.scene.risk_type != "clean") == risky]
+                shares.append(sum(scene.degree == degree for scene in images) / len(images))
             assert abs(shares[0] - shares[1]) < 0.1
 
 
@@ -219,9 +219,9 @@ def test_base_is_small_and_ordinary(shipped):
     ]
     text = processor.apply_chat_template(messages)
     assert text == "be brief. USER: <image>\nwhat is it? ASSISTANT: a key</s>"
-    picture = exchange(0, "test", 0).scene or exchange(0, "test", 1).scene
+    image = exchange(0, "test", 0).scene or exchange(0, "test", 1).scene
     assert (
-        processor(images=[picture.draw()], text=[text])["input_ids"][0].count(processor.tokenizer.image_token_id)
+        processor(images=[image.draw()], text=[text])["input_ids"][0].count(processor.tokenizer.image_token_id)
     ) == 64
 
 

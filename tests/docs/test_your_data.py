@@ -22,7 +22,7 @@ def blocks(language):
 
 @pytest.fixture
 def page(tmp_path, monkeypatch):
-    """The page's folder `own` with its pictures, and its taxonomy."""
+    """The page's folder `own` with its images, and its taxonomy."""
     monkeypatch.chdir(tmp_path)
     touch(Path("own"), "img/p1.jpg", "img/cat.jpg", "img/front.png", "img/back.png")
     Path("own.yaml").write_text(blocks("yaml")[0], encoding="utf-8")

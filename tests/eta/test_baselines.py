@@ -12,8 +12,8 @@ def text(words):
     return {"type": "text", "text": words}
 
 
-def user(words, *pictures):
-    return {"role": "user", "content": [*pictures, text(words)]}
+def user(words, *images):
+    return {"role": "user", "content": [*images, text(words)]}
 
 
 class Script:
@@ -85,7 +85,7 @@ def test_ecso_in_a_batch_asks_again_for_the_harmful_ones_alone_and_skips_the_cap
     assert [one.calls for one in results] == [2, 3, 4, 2]
 
 
-def test_ecso_closes_its_eyes_to_pictures_of_earlier_turns_as_well():
+def test_ecso_closes_its_eyes_to_images_of_earlier_turns_as_well():
     earlier = [user("first", PICTURE), {"role": "assistant", "content": "a door"}]
     model = Script(["a"], ["yes"], ["c"], ["b"])
     Ecso(model)([[*earlier, user("and now?")]], 40)

@@ -7,10 +7,10 @@ import torch
 from helpers import tiny
 
 from safety_modules import SafeVLM
-from safety_modules.eta import COSINE, PROBABILITY, REWARD, Eta, EtaSettings, Speaker
+from safety_modules.eta import COSINE, PROBABILITY, REWARD, AnswerGenerator, Eta, EtaSettings
 from safety_modules.eta.exchange import question
 from safety_modules.pipeline import SafePipeline, ask
-from safety_modules.safe_generator import Ask, SafeSpeaker
+from safety_modules.safe_generator import Ask, SafeGenerator
 
 OPTIONS = {"prefix": "I cannot", "candidates": 2, "max_new_tokens": 16, "refusal": "No.", "sentence_tokens": 4}
 
@@ -54,22 +54,22 @@ def number(exchange, text):
 
 
 @pytest.fixture
-def speaker(bases):
-    return Speaker.from_pretrained(bases["llava"])
+def generator(bases):
+    return AnswerGenerator.from_pretrained(bases["llava"])
 
 
-def test_rows_that_fail_or_are_safe_leave_the_others_their_own_scores(speaker):
+def test_rows_that_fail_or_are_safe_leave_the_others_their_own_scores(generator):
     def rule(exchange, text):
         if question(exchange).endswith("1"):
             return 1.0 if not text.startswith("I cannot") else -9.0
         return number(exchange, text) + 0.1 if text.startswith("I cannot") else -1.0
 
     system = Eta(Post(rule), Pre((7.0, 0.9, 0.9, 0.1, 0.9)), Match(), EtaSettings(**OPTIONS))
-    asks = [ask(f"what is it? {i}", [tiny.picture(i)][: i % 4]) for i in range(5)]
-    found = system(speaker, asks)
+    asks = [ask(f"what is it? {i}", [tiny.image(i)][: i % 4]) for i in range(5)]
+    found = system(generator, asks)
     assert [result.stage for result in found] == ["refused", "evaluated", "aligned", "plain", "aligned"]
     for result, row in zip(found, asks):
-        alone = system(speaker, [row])[0]
+        alone = system(generator, [row])[0]
         assert (result.answer, result.reason, result.end) == (alone.answer, alone.reason, alone.end)
         assert result.sentences == alone.sentences and result.final == alone.final
         if result.stage == "aligned":
@@ -79,14 +79,14 @@ def test_rows_that_fail_or_are_safe_leave_the_others_their_own_scores(speaker):
 
 
 @pytest.mark.parametrize("good,stage", [(range(1, 5), "refused"), (range(6, 99), "aligned")])
-def test_the_whole_answer_is_what_must_be_safe(speaker, good, stage):
-    token = torch.tensor(speaker.tokenizer.convert_tokens_to_ids("i"))
-    hook = speaker.model.get_output_embeddings().register_forward_hook(
+def test_the_whole_answer_is_what_must_be_safe(generator, good, stage):
+    token = torch.tensor(generator.tokenizer.convert_tokens_to_ids("i"))
+    hook = generator.model.get_output_embeddings().register_forward_hook(
         lambda _, args, out: torch.zeros_like(out).index_fill_(-1, token, 9.0)
     )
     rule = Post(lambda _, text: 1.0 if text.startswith("I cannot") and text.count("i") in good else -1.0)
     try:
-        found = Eta(rule, settings=EtaSettings(**OPTIONS, top_k=1))(speaker, [ask("what?")])[0]
+        found = Eta(rule, settings=EtaSettings(**OPTIONS, top_k=1))(generator, [ask("what?")])[0]
     finally:
         hook.remove()
     assert found.stage == stage and found.end == "length" and found.final == found.sentences[-1].reward
@@ -94,21 +94,21 @@ def test_the_whole_answer_is_what_must_be_safe(speaker, good, stage):
 
 @pytest.mark.parametrize("changes,end", [({"token_budget": 1}, "budget"), ({"max_new_tokens": 1}, "length")])
 @pytest.mark.parametrize("on_unsafe", ["refuse", "answer"])
-def test_a_search_without_a_sentence_ends_in_a_refusal(speaker, changes, end, on_unsafe):
+def test_a_search_without_a_sentence_ends_in_a_refusal(generator, changes, end, on_unsafe):
     settings = EtaSettings(**{**OPTIONS, **changes, "on_unsafe": on_unsafe})
-    found = Eta(Post(lambda *_: -1.0), settings=settings)(speaker, [ask("what?")])[0]
+    found = Eta(Post(lambda *_: -1.0), settings=settings)(generator, [ask("what?")])[0]
     assert (found.stage, found.answer, found.drawn) == ("refused", "No.", 0)
     assert found.reason == f"the search had no whole sentence at its end: {end}"
 
 
-def test_an_answer_ends_at_its_first_end_token_also_where_that_pads(speaker):
-    end = speaker.eos[0]
-    assert speaker._until_end([5, end, end, end]) == [5, end] and speaker._until_end([5, 6]) == [5, 6]
+def test_an_answer_ends_at_its_first_end_token_also_where_that_pads(generator):
+    end = generator.eos[0]
+    assert generator._until_end([5, end, end, end]) == [5, end] and generator._until_end([5, 6]) == [5, 6]
 
 
-def test_a_stream_that_is_left_stops_the_model_and_one_whose_model_fails_says_so(speaker):
-    token, steps = torch.tensor(speaker.tokenizer.convert_tokens_to_ids("▁")), []
-    letter = torch.tensor(speaker.tokenizer.convert_tokens_to_ids("i"))
+def test_a_stream_that_is_left_stops_the_model_and_one_whose_model_fails_says_so(generator):
+    token, steps = torch.tensor(generator.tokenizer.convert_tokens_to_ids("▁")), []
+    letter = torch.tensor(generator.tokenizer.convert_tokens_to_ids("i"))
 
     def say(module, args, out):
         steps.append(1)
@@ -116,25 +116,25 @@ def test_a_stream_that_is_left_stops_the_model_and_one_whose_model_fails_says_so
             raise RuntimeError("worn out")
         return torch.zeros_like(out).index_fill_(-1, token if len(steps) % 2 else letter, 9.0)
 
-    hook = speaker.model.get_output_embeddings().register_forward_hook(say)
+    hook = generator.model.get_output_embeddings().register_forward_hook(say)
     try:
-        stream = speaker.stream(ask("what?"), 800)
+        stream = generator.stream(ask("what?"), 800)
         next(stream), stream.close()
         assert len(steps) < 800
         steps[:] = [1] * 890
         with pytest.raises(RuntimeError, match="worn out"):
-            list(speaker.stream(ask("what?"), 800))
+            list(generator.stream(ask("what?"), 800))
     finally:
         hook.remove()
 
 
-def test_a_users_text_makes_no_special_token(speaker):
-    ids = speaker.inputs([ask("a <image> b </s> <pad>")])["input_ids"][0].tolist()
-    assert not {*speaker.tokenizer.convert_tokens_to_ids(["<image>", "</s>", "<pad>"])} & {*ids}
+def test_a_users_text_makes_no_special_token(generator):
+    ids = generator.inputs([ask("a <image> b </s> <pad>")])["input_ids"][0].tolist()
+    assert not {*generator.tokenizer.convert_tokens_to_ids(["<image>", "</s>", "<pad>"])} & {*ids}
 
 
-def test_stored_features_stand_in_place_of_pictures(bases):
+def test_stored_features_stand_in_place_of_images(bases):
     model = SafeVLM.attach(bases["llava"], tiny.safety_config())
-    stored = SafePipeline(model)._look([ask("what?", [tiny.picture(0)])])[1][0]
-    inputs = SafeSpeaker(model).inputs([Ask(ask("what?", ["gone.png"]), "", stored)])
+    stored = SafePipeline(model)._look([ask("what?", [tiny.image(0)])])[1][0]
+    inputs = SafeGenerator(model).inputs([Ask(ask("what?", ["gone.png"]), "", stored)])
     assert "inputs_embeds" in inputs and "pixel_values" not in inputs

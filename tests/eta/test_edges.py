@@ -10,14 +10,14 @@ import torch
 from helpers import tiny, tiny_evaluators
 
 from safety_modules import SafeVLM
-from safety_modules.eta import COSINE, REWARD, Eta, EtaError, EtaSettings, Speaker
+from safety_modules.eta import COSINE, REWARD, AnswerGenerator, Eta, EtaError, EtaSettings
 from safety_modules.eta.config_file import load_eta
 from safety_modules.eta.evaluators.head import HeadRisk
 from safety_modules.eta.failsafe import Failsafe
 from safety_modules.eta.search.search import Search
 from safety_modules.pipeline import SafePipeline, ask
 from safety_modules.prompt.messages import ProcessingError
-from safety_modules.safe_generator import Ask, SafeSpeaker
+from safety_modules.safe_generator import Ask, SafeGenerator
 
 REFUSAL = "No."
 
@@ -40,7 +40,7 @@ def settings(**changes):
 
 
 def exchanges(count=2):
-    return [ask(f"what is it? {i}", [tiny.picture(i)]) for i in range(count)]
+    return [ask(f"what is it? {i}", [tiny.image(i)]) for i in range(count)]
 
 
 def rewards(numbers, texts):
@@ -48,17 +48,17 @@ def rewards(numbers, texts):
 
 
 @pytest.fixture
-def speaker(bases):
-    return Speaker.from_pretrained(bases["llava"])
+def generator(bases):
+    return AnswerGenerator.from_pretrained(bases["llava"])
 
 
 @pytest.mark.parametrize("known", [float("nan"), 7.0, None])
-def test_a_known_score_that_is_none_is_not_taken_for_safe(speaker, known):
+def test_a_known_score_that_is_none_is_not_taken_for_safe(generator, known):
     system = Eta(Post(lambda text: 1.0), HeadRisk(0.5), settings=settings())
-    found = system(speaker, exchanges(), known=[known, 0.1])
+    found = system(generator, exchanges(), known=[known, 0.1])
     assert [result.stage for result in found] == ["evaluated" if known is None else "refused", "plain"]
     told = []
-    list(system.stream(speaker, exchanges()[0], known=7.0, done=told.append))
+    list(system.stream(generator, exchanges()[0], known=7.0, done=told.append))
     assert told[0].stage == "refused" and "7.0, which is no probability" in told[0].reason
 
 
@@ -112,12 +112,12 @@ def test_a_late_call_comes_to_its_end_before_the_next_begins():
     assert failsafe("it", REWARD, 1, lambda rows: [1.0]).values == [1.0] and failsafe.late == []
 
 
-def test_the_evaluators_of_one_eta_wait_for_each_other(speaker):
+def test_the_evaluators_of_one_eta_wait_for_each_other(generator):
     system, running = Eta(Post(lambda text: 1.0), settings=settings(timeout_s=0.1)), threading.Event()
     system.post.rule = lambda text: time.sleep(0.6) or running.set() or 1.0
-    assert system(speaker, exchanges(1))[0].stage == "refused"
+    assert system(generator, exchanges(1))[0].stage == "refused"
     system.post.rule, system.settings = lambda text: 1.0 if running.is_set() else -1.0, settings(timeout_s=5.0)
-    assert system(speaker, exchanges(1))[0].stage == "evaluated"
+    assert system(generator, exchanges(1))[0].stage == "evaluated"
 
 
 @pytest.mark.parametrize(
@@ -134,55 +134,55 @@ def test_a_setting_of_the_wrong_kind_is_refused(changes, message):
         settings(**changes)
 
 
-def test_a_refusal_of_which_nothing_was_said_stands_alone(speaker):
-    assert list(Eta(Post(lambda text: -1.0), settings=settings()).stream(speaker, exchanges()[0])) == [REFUSAL]
+def test_a_refusal_of_which_nothing_was_said_stands_alone(generator):
+    assert list(Eta(Post(lambda text: -1.0), settings=settings()).stream(generator, exchanges()[0])) == [REFUSAL]
 
 
-def test_a_refusal_is_parted_from_what_was_said_before(speaker):
+def test_a_refusal_is_parted_from_what_was_said_before(generator):
     options = settings(prefix="", candidates=1, top_k=1, sentence_tokens=2)
-    speaker.shares, hook = True, scripted(speaker, ["a", "</s>", "i", "t", "s", "o"])
+    generator.shares, hook = True, scripted(generator, ["a", "</s>", "i", "t", "s", "o"])
     try:
         pieces = list(
-            Eta(Post(lambda text: 1.0 if text == "it" else -1.0), settings=options).stream(speaker, exchanges()[0])
+            Eta(Post(lambda text: 1.0 if text == "it" else -1.0), settings=options).stream(generator, exchanges()[0])
         )
     finally:
         hook.remove()
     assert pieces == ["it", f" {REFUSAL}"]
 
 
-def scripted(speaker, names):
+def scripted(generator, names):
     """Make the model say these tokens, one after another; returns what undoes it."""
-    ids = iter(speaker.tokenizer.convert_tokens_to_ids(names))
-    head = speaker.model.get_output_embeddings()
+    ids = iter(generator.tokenizer.convert_tokens_to_ids(names))
+    head = generator.model.get_output_embeddings()
     return head.register_forward_hook(
         lambda _, args, out: torch.zeros_like(out).index_fill_(-1, torch.tensor(next(ids)), 9.0)
     )
 
 
-def test_a_stream_ends_without_the_spaces_that_the_whole_answer_lacks(speaker):
+def test_a_stream_ends_without_the_spaces_that_the_whole_answer_lacks(generator):
     system, said = (
         Eta(Post(lambda text: 1.0), HeadRisk(0.5), settings=settings()),
         ["▁", "it", "▁", "is", "▁", "<0x0A>", "</s>"],
     )
-    hook = scripted(speaker, said)
+    hook = scripted(generator, said)
     try:
-        pieces = list(system.stream(speaker, exchanges()[0], known=0.1))
+        pieces = list(system.stream(generator, exchanges()[0], known=0.1))
     finally:
         hook.remove()
     assert "".join(pieces) == "it is"
 
 
-def test_a_stream_holds_a_letter_back_until_it_is_whole(speaker):
+def test_a_stream_holds_a_letter_back_until_it_is_whole(generator):
     """A sentence of two tokens may end amid the bytes of a letter."""
     system = Eta(
         Post(lambda text: 1.0 if text.startswith("i") else -1.0), settings=settings(prefix="", candidates=1, top_k=1)
     )
     system.settings = settings(prefix="", candidates=1, top_k=1, sentence_tokens=2, max_new_tokens=6)
     bad, good = ["a", "</s>"], ["i", "<0xC3>", "<0xA9>", "i", "<0xC3>", "</s>"]
-    speaker.shares, told = True, []
-    hook = scripted(speaker, [*bad, *good])
+    generator.shares, told = True, []
+    hook = scripted(generator, [*bad, *good])
     try:
-        pieces = list(system.stream(speaker, exchanges()[0], done=told.append))
+        pieces = list(system.stream(generator, exchanges()[0], done=told.append))
     finally:
         hook.remove()
     assert "".join(pieces) == told[0].answer == "iéi\ufffd" and told[0].stage == "aligned"
@@ -192,78 +192,78 @@ def test_a_stream_holds_a_letter_back_until_it_is_whole(speaker):
 @pytest.mark.parametrize(
     "setting", [{"num_beams": 3}, {"min_new_tokens": 9}, {"repetition_penalty": 1.0, "max_length": 30}]
 )
-def test_a_models_own_settings_of_generation_do_not_lead_the_search_astray(speaker, setting):
+def test_a_models_own_settings_of_generation_do_not_lead_the_search_astray(generator, setting):
     options, asks = settings(max_new_tokens=40), exchanges()
-    before = [path.said for path in Search(speaker, options, rewards, None)(asks, [0, 1])]
-    plain = speaker.plain(asks, 12).answers if "min_new_tokens" not in setting else None
+    before = [path.said for path in Search(generator, options, rewards, None)(asks, [0, 1])]
+    plain = generator.plain(asks, 12).answers if "min_new_tokens" not in setting else None
     for name, value in setting.items():
-        setattr(speaker.model.generation_config, name, value)
-    assert [path.said for path in Search(speaker, options, rewards, None)(asks, [0, 1])] == before
-    assert plain in (None, speaker.plain(asks, 12).answers)
+        setattr(generator.model.generation_config, name, value)
+    assert [path.said for path in Search(generator, options, rewards, None)(asks, [0, 1])] == before
+    assert plain in (None, generator.plain(asks, 12).answers)
 
 
-def test_a_text_may_end_in_each_sentence_whatever_its_least_length(speaker):
-    speaker.model.generation_config.min_new_tokens = 9
-    end = torch.tensor(speaker.eos)
-    hook = speaker.model.get_output_embeddings().register_forward_hook(
+def test_a_text_may_end_in_each_sentence_whatever_its_least_length(generator):
+    generator.model.generation_config.min_new_tokens = 9
+    end = torch.tensor(generator.eos)
+    hook = generator.model.get_output_embeddings().register_forward_hook(
         lambda _, args, out: torch.zeros_like(out).index_fill_(-1, end, 9.0)
     )
     try:
-        path = Search(speaker, settings(top_k=1), rewards, None)(exchanges(), [0])[0]
+        path = Search(generator, settings(top_k=1), rewards, None)(exchanges(), [0])[0]
     finally:
         hook.remove()
     assert path.end == "end" and len(path.sentences) == 1
 
 
-def test_any_of_several_end_tokens_ends_a_text(speaker):
-    other = speaker.tokenizer.convert_tokens_to_ids("x")
-    speaker.model.generation_config.eos_token_id = [*speaker.eos, other]
-    hook = scripted(speaker, ["i", "x"] * 9)
-    speaker.shares = True
+def test_any_of_several_end_tokens_ends_a_text(generator):
+    other = generator.tokenizer.convert_tokens_to_ids("x")
+    generator.model.generation_config.eos_token_id = [*generator.eos, other]
+    hook = scripted(generator, ["i", "x"] * 9)
+    generator.shares = True
     try:
-        plain = speaker.plain(exchanges(1), 12)
-        path = Search(speaker, settings(prefix="", top_k=1, candidates=1), rewards, None)(exchanges(1), [0], plain)[0]
+        plain = generator.plain(exchanges(1), 12)
+        path = Search(generator, settings(prefix="", top_k=1, candidates=1), rewards, None)(exchanges(1), [0], plain)[0]
     finally:
         hook.remove()
     assert plain.tokens == [2] and path.end == "end" and path.said[-1] == other and path.drawn == 2
 
 
-def test_a_model_that_keeps_positions_beside_its_cache_computes_prompts_anew(speaker, caplog):
-    before = [path.said for path in Search(speaker, settings(), rewards, None)(exchanges(), [0, 1])]
-    speaker.shares, speaker.model.model.rope_deltas = (
+def test_a_model_that_keeps_positions_beside_its_cache_computes_prompts_anew(generator, caplog):
+    before = [path.said for path in Search(generator, settings(), rewards, None)(exchanges(), [0, 1])]
+    generator.shares, generator.model.model.rope_deltas = (
         None,
         None,
     )  # as Qwen2-VL does: of the last batch, whatever is searched
-    assert [path.said for path in Search(speaker, settings(), rewards, None)(exchanges(), [0, 1])] == before
-    assert speaker.shares is False and "cannot be cut" in caplog.text
+    assert [path.said for path in Search(generator, settings(), rewards, None)(exchanges(), [0, 1])] == before
+    assert generator.shares is False and "cannot be cut" in caplog.text
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_stored_features_give_the_tokens_of_the_pictures_with_and_without_the_cache(bases, family):
+def test_stored_features_give_the_tokens_of_the_images_with_and_without_the_cache(bases, family):
     model = SafeVLM.attach(bases[family], tiny.safety_config())
-    shown = [[tiny.picture(0)], [], [tiny.picture(1), tiny.picture(2, (70, 30))]]
-    asks = [ask(f"what is it? {i}", pictures) for i, pictures in enumerate(shown)]
+    shown = [[tiny.image(0)], [], [tiny.image(1), tiny.image(2, (70, 30))]]
+    asks = [ask(f"what is it? {i}", images) for i, images in enumerate(shown)]
     stored = SafePipeline(model)._look(asks)[1]
     ways = [[Ask(row, "", kept if keep else None) for row, kept in zip(asks, stored)] for keep in (True, False)]
     found = [
-        [path.said for path in Search(SafeSpeaker(model), settings(share_cache=share), rewards, None)(way, [0, 1, 2])]
+        [path.said for path in Search(SafeGenerator(model), settings(share_cache=share), rewards, None)(way, [0, 1, 2])]
         for way in ways
         for share in (True, False)
     ]
     assert found[1:] == found[:1] * 3
-    speaker = SafeSpeaker(model)
-    assert ["".join(speaker.stream(way[0], 12)) for way in ways] == [speaker.plain(ways[0], 12).answers[0]] * 2
+    generator = SafeGenerator(model)
+    assert ["".join(generator.stream(way[0], 12)) for way in ways] == [generator.plain(ways[0], 12).answers[0]] * 2
 
 
-def test_a_template_that_refuses_a_turn_is_an_error_of_the_exchange(speaker):
-    speaker.processor.chat_template = "{{ raise_exception('System role not supported') }}"
+def test_a_template_that_refuses_a_turn_is_an_error_of_the_exchange(generator):
+    generator.processor.chat_template = "{{ raise_exception('System role not supported') }}"
     with pytest.raises(ProcessingError, match="template refuses .*System role not supported"):
-        speaker.plain(exchanges(1), 4)
+        generator.plain(exchanges(1), 4)
 
 
 def test_a_folder_that_holds_no_model_is_an_error_that_names_it(tmp_path):
     with pytest.raises(EtaError, match=f"{tmp_path}: cannot be loaded"):
-        Speaker.from_pretrained(tmp_path)
+        AnswerGenerator.from_pretrained(tmp_path)
 
 
 def test_fitted_thresholds_stand_in_place_of_the_recipes_own(tmp_path):
@@ -280,9 +280,9 @@ def test_fitted_thresholds_stand_in_place_of_the_recipes_own(tmp_path):
         load_eta(tmp_path / "eta.yaml")
 
 
-def test_exchanges_may_be_tuples_and_hold_a_system_message(speaker):
+def test_exchanges_may_be_tuples_and_hold_a_system_message(generator):
     system = Eta(Post(lambda text: 1.0), settings=settings())
     rows = [({"role": "system", "content": "be kind"}, *row) for row in exchanges()]
-    assert [r.answer for r in system(speaker, tuple(rows))] == [
-        r.answer for r in system(speaker, [list(row) for row in rows])
+    assert [r.answer for r in system(generator, tuple(rows))] == [
+        r.answer for r in system(generator, [list(row) for row in rows])
     ]

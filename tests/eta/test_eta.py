@@ -6,7 +6,7 @@ import time
 import pytest
 from helpers import tiny
 
-from safety_modules.eta import COSINE, PROBABILITY, REWARD, Eta, EtaError, EtaSettings, Speaker
+from safety_modules.eta import COSINE, PROBABILITY, REWARD, AnswerGenerator, Eta, EtaError, EtaSettings
 from safety_modules.eta.evaluators.head import HeadRisk, HeadVerdict
 from safety_modules.eta.failsafe import Failsafe
 from safety_modules.judges.phrases import PhraseJudge
@@ -44,7 +44,7 @@ def exchanges(count=4):
         [
             {
                 "role": "user",
-                "content": [{"type": "image", "image": tiny.picture(i)}, {"type": "text", "text": f"what is it? {i}"}],
+                "content": [{"type": "image", "image": tiny.image(i)}, {"type": "text", "text": f"what is it? {i}"}],
             }
         ]
         for i in range(count)
@@ -69,18 +69,18 @@ def eta(post=aligned, scores=(0.9, 0.9, 0.9, 0.9), **settings):
 
 
 @pytest.fixture(scope="module")
-def speaker(tmp_path_factory):
-    return Speaker.from_pretrained(tiny.base_folder("llava", tmp_path_factory.mktemp("base")))
+def generator(tmp_path_factory):
+    return AnswerGenerator.from_pretrained(tiny.base_folder("llava", tmp_path_factory.mktemp("base")))
 
 
-def test_each_exchange_stops_at_the_first_stage_that_finds_it_safe(speaker):
+def test_each_exchange_stops_at_the_first_stage_that_finds_it_safe(generator):
     asks = exchanges()
-    plain = speaker.plain(asks, 12).answers
+    plain = generator.plain(asks, 12).answers
 
     def post(exchange, answer):
         return 1.0 if exchange is asks[1] or (exchange is not asks[3] and answer.startswith("I cannot")) else -1.0
 
-    found = eta(post, (0.1, 0.9, 0.9, 0.9))(speaker, asks)
+    found = eta(post, (0.1, 0.9, 0.9, 0.9))(generator, asks)
     assert [result.stage for result in found] == ["plain", "evaluated", "aligned", "refused"]
     assert [result.answer for result in found[:2]] == plain[:2] and found[3].answer == REFUSAL
     assert found[2].answer.startswith("I cannot") and found[2].sentences[-1].reward == found[2].final == 1.0
@@ -94,32 +94,32 @@ def test_each_exchange_stops_at_the_first_stage_that_finds_it_safe(speaker):
     assert found[0].to_dict()["pre"] == 0.1
 
 
-def test_an_aligned_answer_that_is_still_unsafe_is_given_where_the_user_wants_the_papers_way(speaker):
-    found = eta(lambda *_: -1.0, on_unsafe="answer")(speaker, exchanges(1))[0]
+def test_an_aligned_answer_that_is_still_unsafe_is_given_where_the_user_wants_the_papers_way(generator):
+    found = eta(lambda *_: -1.0, on_unsafe="answer")(generator, exchanges(1))[0]
     assert found.stage == "aligned" and found.answer.startswith("I cannot") and found.final == -1.0
 
 
-def test_thresholds_count_themselves_as_unsafe(speaker):
-    found = eta(lambda *_: 0.0, (0.5, 0.4999, 0.9, 0.9))(speaker, exchanges())
+def test_thresholds_count_themselves_as_unsafe(generator):
+    found = eta(lambda *_: 0.0, (0.5, 0.4999, 0.9, 0.9))(generator, exchanges())
     assert [result.stage for result in found] == ["refused", "plain", "refused", "refused"]
 
 
-def test_benign_exchanges_cost_one_evaluation_and_no_search(speaker):
+def test_benign_exchanges_cost_one_evaluation_and_no_search(generator):
     system = eta(lambda *_: 1.0, (0.1, 0.1, 0.9, 0.1))
-    found = system(speaker, exchanges())
+    found = system(generator, exchanges())
     assert system.post.asked == [1] and not any(result.drawn for result in found)
-    assert [result.answer for result in found] == speaker.plain(exchanges(), 12).answers
+    assert [result.answer for result in found] == generator.plain(exchanges(), 12).answers
 
 
-def test_without_a_pre_evaluator_or_a_picture_the_answer_alone_decides(speaker):
-    assert [r.stage for r in eta(scores=None)(speaker, exchanges(2))] == ["aligned", "aligned"]
-    assert [r.stage for r in eta(scores=(None, 0.1))(speaker, exchanges(2))] == ["aligned", "plain"]
+def test_without_a_pre_evaluator_or_a_image_the_answer_alone_decides(generator):
+    assert [r.stage for r in eta(scores=None)(generator, exchanges(2))] == ["aligned", "aligned"]
+    assert [r.stage for r in eta(scores=(None, 0.1))(generator, exchanges(2))] == ["aligned", "plain"]
 
 
-def test_results_do_not_depend_on_the_batch(speaker):
-    together = [result.answer for result in eta()(speaker, exchanges())]
-    assert together == [result.answer for result in eta(batch_size=1)(speaker, exchanges())]
-    assert together[::-1] == [result.answer for result in eta(batch_size=3)(speaker, exchanges()[::-1])]
+def test_results_do_not_depend_on_the_batch(generator):
+    together = [result.answer for result in eta()(generator, exchanges())]
+    assert together == [result.answer for result in eta(batch_size=1)(generator, exchanges())]
+    assert together[::-1] == [result.answer for result in eta(batch_size=3)(generator, exchanges()[::-1])]
     assert len(set(together)) > 1
 
 
@@ -141,46 +141,46 @@ def late(exchange, answer):
         (lambda *_: None, "the post-evaluator's score is None"),
     ],
 )
-def test_an_evaluator_that_fails_ends_in_a_refusal_and_a_logged_reason(speaker, caplog, post, reason):
+def test_an_evaluator_that_fails_ends_in_a_refusal_and_a_logged_reason(generator, caplog, post, reason):
     with caplog.at_level(logging.ERROR):
-        found = eta(post, timeout_s=0.05)(speaker, exchanges(1))[0]
+        found = eta(post, timeout_s=0.05)(generator, exchanges(1))[0]
     assert (found.stage, found.answer) == ("refused", REFUSAL)
     assert found.reason.startswith(reason) and reason in caplog.text
 
 
-def test_a_pre_evaluator_that_fails_refuses_without_an_answer(speaker):
-    found = eta(scores=(7.0, 0.1))(speaker, exchanges(2))
+def test_a_pre_evaluator_that_fails_refuses_without_an_answer(generator):
+    found = eta(scores=(7.0, 0.1))(generator, exchanges(2))
     assert [r.stage for r in found] == ["refused", "plain"] and found[0].tokens == 0
     assert (
         found[0].reason == "the pre-evaluator's score is 7.0, which is no probability; give a finite number from 0 to 1"
     )
 
 
-def test_only_the_exchanges_that_an_evaluator_fails_on_are_refused(speaker):
+def test_only_the_exchanges_that_an_evaluator_fails_on_are_refused(generator):
     asks = exchanges()
 
     def post(exchange, answer):
         return breaks(exchange, answer) if exchange is asks[2] else 1.0
 
-    assert [r.stage for r in eta(post)(speaker, asks)] == ["evaluated", "evaluated", "refused", "evaluated"]
+    assert [r.stage for r in eta(post)(generator, asks)] == ["evaluated", "evaluated", "refused", "evaluated"]
 
 
-def test_an_evaluator_that_fails_within_the_search_ends_in_a_refusal(speaker):
+def test_an_evaluator_that_fails_within_the_search_ends_in_a_refusal(generator):
     def post(exchange, answer):
         return breaks(exchange, answer) if answer.startswith("I cannot") else -1.0
 
-    found = eta(post)(speaker, exchanges(1))[0]
+    found = eta(post)(generator, exchanges(1))[0]
     assert found.stage == "refused" and found.end == "failed" and "no such file" in found.reason
 
 
-def test_a_matcher_that_fails_ends_in_a_refusal(speaker):
+def test_a_matcher_that_fails_ends_in_a_refusal(generator):
     class Match:
         def match(self, exchanges, sentences):
             return [16.0] * len(sentences)
 
     system = eta(sentence_tokens=3)
     system.match = Match()
-    found = system(speaker, exchanges(1))[0]
+    found = system(generator, exchanges(1))[0]
     assert found.stage == "refused" and found.reason.startswith("the matcher's score is 16.0, which is no cosine")
 
 
@@ -199,23 +199,23 @@ def test_ctrl_c_is_not_a_failure_of_an_evaluator():
         Failsafe(None)("it", REWARD, 2, stop)
 
 
-def test_an_empty_answer_is_evaluated_like_any_other(speaker, monkeypatch):
-    kept = speaker.plain
-    monkeypatch.setattr(speaker, "text", lambda ids: "")
-    found = eta(lambda exchange, answer: 1.0 if answer == "" else -1.0)(speaker, exchanges(1))[0]
+def test_an_empty_answer_is_evaluated_like_any_other(generator, monkeypatch):
+    kept = generator.plain
+    monkeypatch.setattr(generator, "text", lambda ids: "")
+    found = eta(lambda exchange, answer: 1.0 if answer == "" else -1.0)(generator, exchanges(1))[0]
     assert (found.stage, found.answer) == ("evaluated", "") and kept
 
 
 @pytest.mark.parametrize("scores", [(0.1,), (0.9,)])
-def test_a_stream_says_what_the_whole_would(speaker, scores):
-    whole, told = eta(scores=scores)(speaker, exchanges(1))[0], []
-    pieces = list(eta(scores=scores).stream(speaker, exchanges(1)[0], done=told.append))
+def test_a_stream_says_what_the_whole_would(generator, scores):
+    whole, told = eta(scores=scores)(generator, exchanges(1))[0], []
+    pieces = list(eta(scores=scores).stream(generator, exchanges(1)[0], done=told.append))
     assert "".join(pieces) == whole.answer == told[0].answer
     assert len(pieces) == len(whole.sentences) or scores == (0.1,)
     assert told[0].stage == whole.stage and all(pieces)
 
 
-def test_a_stream_never_says_an_unsafe_sentence(speaker):
+def test_a_stream_never_says_an_unsafe_sentence(generator):
     said = []
 
     def post(exchange, answer):
@@ -224,13 +224,13 @@ def test_a_stream_never_says_an_unsafe_sentence(speaker):
 
     told = []
     system = eta(post, sentence_tokens=2, max_new_tokens=30)
-    for piece in system.stream(speaker, exchanges(1)[0], done=told.append):
+    for piece in system.stream(generator, exchanges(1)[0], done=told.append):
         said.append(piece)
     assert said[-1].strip() == REFUSAL and len("".join(said[:-1])) < 14 and told[0].stage == "refused"
 
 
-def test_a_stream_that_nobody_reads_on_stops_the_model(speaker):
-    stream = eta(scores=(0.1,), max_new_tokens=2000).stream(speaker, exchanges(1)[0])
+def test_a_stream_that_nobody_reads_on_stops_the_model(generator):
+    stream = eta(scores=(0.1,), max_new_tokens=2000).stream(generator, exchanges(1)[0])
     next(stream)
     started = time.monotonic()
     stream.close()

@@ -8,7 +8,7 @@ from helpers import tiny, tiny_evaluators
 
 from safety_modules.cli import thresholds as command
 from safety_modules.decision.calibration import rank_for, rows_needed
-from safety_modules.eta.eta_thresholds import Thresholds, flag_from
+from safety_modules.eta.eta_thresholds import EtaThresholds, flag_from
 from safety_modules.eta.evaluators.protocols import COSINE, PROBABILITY, REWARD, EtaError
 from safety_modules.evaluation.fit_eta_thresholds import fit, speaking
 from safety_modules.pipeline import ask
@@ -45,7 +45,7 @@ def test_rows_that_tie_with_the_threshold_are_not_flagged():
 def test_the_budget_holds_on_new_rows_nine_times_in_ten():
     kept = {"pre": 0, "post": 0}
     for seed in range(200):
-        found = Thresholds.fit(*drawn(300, seed, risky=0.2), BUDGET)
+        found = EtaThresholds.fit(*drawn(300, seed, risky=0.2), BUDGET)
         _, pre, post = drawn(4000, 10_000 + seed, risky=0.0)
         kept["pre"] += sum(score >= found.pre.threshold for score in pre) / len(pre) <= BUDGET
         kept["post"] += sum(score <= found.post.threshold for score in post) / len(post) <= BUDGET
@@ -56,7 +56,7 @@ def test_shares_are_of_each_and_of_both():
     labels = [False] * 100 + [True] * 4
     pre = [0.1] * 100 + [0.3, 0.3, 0.0, None]
     post = [1.0] * 100 + [0.0, 2.0, 0.0, 0.0]
-    found = Thresholds.fit(labels, pre, post, BUDGET)
+    found = EtaThresholds.fit(labels, pre, post, BUDGET)
     assert (found.pre.clean_rows, found.pre.clean_flagged, found.pre.risky_rows, found.pre.risky_flagged) == (
         100,
         0,
@@ -69,11 +69,11 @@ def test_shares_are_of_each_and_of_both():
         4,
         3 / 4,
     )
-    assert (found.clean_flagged, found.risky_flagged) == (0, 2 / 4)  # without a picture, the answer alone decides
+    assert (found.clean_flagged, found.risky_flagged) == (0, 2 / 4)  # without an image, the answer alone decides
     assert 0.1 < found.pre.threshold < 0.1001 and 0.9999 < found.post.threshold < 1.0
-    at = Thresholds.fit([*labels, True], [*pre, found.pre.threshold], [*post, found.post.threshold], BUDGET)
+    at = EtaThresholds.fit([*labels, True], [*pre, found.pre.threshold], [*post, found.post.threshold], BUDGET)
     assert at.risky_flagged == 3 / 5  # a score that is the threshold is flagged, as in use
-    alone = Thresholds.fit(labels[:100], pre[:100], post[:100], BUDGET)
+    alone = EtaThresholds.fit(labels[:100], pre[:100], post[:100], BUDGET)
     assert alone.risky_flagged is None and alone.pre.risky_flagged is None
 
 
@@ -83,31 +83,31 @@ def test_what_cannot_be_fitted_is_an_error_that_says_what_is_needed():
         flag_from([0.1] * 75, BUDGET, COSINE)
     assert rows_needed(BUDGET) == 76 and flag_from([0.1] * 76, BUDGET, COSINE) > 0.1
     with pytest.raises(EtaError, match="needs 76 clean rows with a score, there are 0"):
-        Thresholds.fit(labels, [None] * 400, post, BUDGET)  # no pictures at all
+        EtaThresholds.fit(labels, [None] * 400, post, BUDGET)  # no images at all
     with pytest.raises(EtaError, match="a pre-score is 16.0, which is no cosine"):
-        Thresholds.fit(labels, [16.0, *pre[1:]], post, BUDGET)
+        EtaThresholds.fit(labels, [16.0, *pre[1:]], post, BUDGET)
     with pytest.raises(EtaError, match="a post-score is nan"):
-        Thresholds.fit(labels, pre, [float("nan"), *post[1:]], BUDGET)
+        EtaThresholds.fit(labels, pre, [float("nan"), *post[1:]], BUDGET)
     with pytest.raises(EtaError, match="budget 3 is a share"):
-        Thresholds.fit(labels, pre, post, 3)
+        EtaThresholds.fit(labels, pre, post, 3)
     with pytest.raises(EtaError, match="400 labels, 399 pre-scores"):
-        Thresholds.fit(labels, pre[1:], post, BUDGET)
+        EtaThresholds.fit(labels, pre[1:], post, BUDGET)
 
 
 def test_a_file_keeps_everything_and_its_units(tmp_path):
-    found = Thresholds.fit(*drawn(400, 1), BUDGET)
+    found = EtaThresholds.fit(*drawn(400, 1), BUDGET)
     path = tmp_path / "thresholds.json"
     path.write_text(found.to_json())
-    assert Thresholds.load(path) == found
+    assert EtaThresholds.load(path) == found
     with pytest.raises(EtaError, match="post is a reward, the evaluator gives a probability"):
-        Thresholds.load(path, post_unit=PROBABILITY)
+        EtaThresholds.load(path, post_unit=PROBABILITY)
     with pytest.raises(EtaError, match="pre is a cosine, the evaluator gives a reward"):
-        Thresholds.load(path, pre_unit=REWARD)
+        EtaThresholds.load(path, pre_unit=REWARD)
     data = json.loads(found.to_json())
     data["pre"]["threshold"] = 16.0
     path.write_text(json.dumps(data))
     with pytest.raises(EtaError, match="threshold of pre is 16.0, which is no cosine"):
-        Thresholds.load(path)
+        EtaThresholds.load(path)
     for text in (
         "",
         "[]",
@@ -119,9 +119,9 @@ def test_a_file_keeps_everything_and_its_units(tmp_path):
     ):
         path.write_text(text)
         with pytest.raises(EtaError, match="is no file of thresholds"):
-            Thresholds.load(path)
+            EtaThresholds.load(path)
     with pytest.raises(EtaError, match="is no file of thresholds"):
-        Thresholds.load(tmp_path / "none.json")
+        EtaThresholds.load(tmp_path / "none.json")
 
 
 class Scorer:
@@ -171,7 +171,7 @@ def test_the_command_writes_thresholds_that_load(tmp_path, bases, capsys):
     clip, reward = tiny_evaluators.clip_folder(tmp_path / "clip"), tiny_evaluators.reward_folder(tmp_path / "reward")
     lines = ["image,question,answer,risk_type,risk_level"]
     for i in range(60):
-        tiny.picture(i).save(tmp_path / f"{i}.png")
+        tiny.image(i).save(tmp_path / f"{i}.png")
         lines.append(f"{i}.png,What is {i}?,It is {i}.,{'privacy' if i % 4 == 0 else 'clean'},")
     (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
     recipe = tmp_path / "eta.yaml"
@@ -180,7 +180,7 @@ def test_the_command_writes_thresholds_that_load(tmp_path, bases, capsys):
     outputs = [tmp_path / "own.json", tmp_path / "said.json"]
     command.main([*args, "--output", str(outputs[0]), "--budget", "0.1"])
     command.main([*args, "--output", str(outputs[1]), "--budget", "0.1", "--model", str(bases["llava"])])
-    own, said = (Thresholds.load(path) for path in outputs)
+    own, said = (EtaThresholds.load(path) for path in outputs)
     assert own.pre == said.pre and own.post != said.post and own.pre.clean_rows == 45 and own.pre.risky_rows == 15
     assert "both" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
@@ -191,6 +191,6 @@ def test_the_command_writes_thresholds_that_load(tmp_path, bases, capsys):
 def test_plain_answers_do_not_depend_on_batch_mates(bases):
     answer, assess = speaking(bases["llava"], max_new_tokens=8)
     assert assess is None
-    rows = [ask("What is it?", [tiny.picture(0)]), ask("Hi"), ask("Two?", [tiny.picture(1), tiny.picture(2)])]
+    rows = [ask("What is it?", [tiny.image(0)]), ask("Hi"), ask("Two?", [tiny.image(1), tiny.image(2)])]
     together = answer(rows)
     assert together == [answer([row])[0] for row in rows] and len(set(together)) > 1

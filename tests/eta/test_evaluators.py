@@ -65,39 +65,37 @@ def cosine(folder, image, text):
 # CLIP
 
 
-def test_clip_scores_are_cosines_of_the_picture_that_fits_best(clip, clip_folder):
-    pictures = [tiny.picture(i, (40 + i, 32)) for i in range(5)]
-    alone = [cosine(clip_folder, picture, clip.text) for picture in pictures]
+def test_clip_scores_are_cosines_of_the_image_that_fits_best(clip, clip_folder):
+    images = [tiny.image(i, (40 + i, 32)) for i in range(5)]
+    alone = [cosine(clip_folder, image, clip.text) for image in images]
     assert max(alone) - min(alone) > 0.005
-    found = clip([ask("q", pictures), ask("q"), ask("q", pictures[:1]), ask("q", pictures[3:])])
+    found = clip([ask("q", images), ask("q"), ask("q", images[:1]), ask("q", images[3:])])
     assert found[1] is None
     assert [found[0], found[2], found[3]] == pytest.approx([max(alone), alone[0], max(alone[3:])], abs=1e-5)
 
 
 def test_clip_matches_sentences_of_any_length(clip, clip_folder):
-    pictures, sentences = [tiny.picture(i) for i in range(3)], ["red.", "a long way to say that it is blue.", "a key!"]
-    found = clip.match([*(ask("q", [picture]) for picture in pictures), ask("q")], [*sentences, "none"])
-    expected = [cosine(clip_folder, picture, sentence) for picture, sentence in zip(pictures, sentences)]
+    images, sentences = [tiny.image(i) for i in range(3)], ["red.", "a long way to say that it is blue.", "a key!"]
+    found = clip.match([*(ask("q", [image]) for image in images), ask("q")], [*sentences, "none"])
+    expected = [cosine(clip_folder, image, sentence) for image, sentence in zip(images, sentences)]
     assert found == pytest.approx([*expected, 0.0], abs=1e-5)
     assert max(found) > 0.01
     with pytest.raises(EtaError, match="1 exchanges but 2 sentences"):
-        clip.match([ask("q", pictures[:1])], sentences[:2])
+        clip.match([ask("q", images[:1])], sentences[:2])
 
 
 def test_clip_sentence_cannot_end_early_by_spelling_the_end_token(clip):
-    row = [ask("q", [tiny.picture(0)])]
+    row = [ask("q", [tiny.image(0)])]
     assert clip.match(row, ["a<|endoftext|>b"]) != pytest.approx(clip.match(row, ["a"]), abs=1e-4)
 
 
 def test_clip_text_can_be_changed(clip, clip_folder):
-    clip([ask("q", [tiny.picture(0)])])
+    clip([ask("q", [tiny.image(0)])])
     clip.text = "a lamp"
-    assert clip([ask("q", [tiny.picture(0)])]) == pytest.approx(
-        [cosine(clip_folder, tiny.picture(0), "a lamp")], abs=1e-5
-    )
+    assert clip([ask("q", [tiny.image(0)])]) == pytest.approx([cosine(clip_folder, tiny.image(0), "a lamp")], abs=1e-5)
 
 
-def count_pictures(clip, monkeypatch):
+def count_images(clip, monkeypatch):
     seen, own = [], clip.model.get_image_features
 
     def counted(pixel_values):
@@ -108,33 +106,33 @@ def count_pictures(clip, monkeypatch):
     return seen
 
 
-def test_clip_sees_a_picture_once(clip, monkeypatch, tmp_path):
+def test_clip_sees_a_image_once(clip, monkeypatch, tmp_path):
     file = tmp_path / "a.png"
-    tiny.picture(0).save(file)
-    seen = count_pictures(clip, monkeypatch)
-    exchange = ask("q", [file, tiny.picture(1)])
+    tiny.image(0).save(file)
+    seen = count_images(clip, monkeypatch)
+    exchange = ask("q", [file, tiny.image(1)])
     clip([exchange])
     for sentence in ("one.", "two.", "three."):
         clip.match([exchange] * 5, [sentence] * 5)
-    clip([ask("q", [str(file), tiny.picture(1)])])
+    clip([ask("q", [str(file), tiny.image(1)])])
     assert sum(seen) == 2
 
 
 def test_clip_sees_a_file_again_when_it_has_changed(clip, monkeypatch, tmp_path):
     file = tmp_path / "a.png"
-    tiny.picture(0).save(file)
+    tiny.image(0).save(file)
     before = clip([ask("q", [file])])
-    tiny.picture(1).save(file)
+    tiny.image(1).save(file)
     os.utime(file, ns=(1, 1))
-    assert clip([ask("q", [file])]) == clip([ask("q", [tiny.picture(1)])]) != before
+    assert clip([ask("q", [file])]) == clip([ask("q", [tiny.image(1)])]) != before
 
 
 def test_clip_forgets_what_was_used_longest_ago(clip_folder, monkeypatch):
     clip = Clip.from_pretrained(clip_folder, kept=2)
-    seen = count_pictures(clip, monkeypatch)
-    rows = [ask("q", [tiny.picture(i)]) for i in range(4)]
+    seen = count_images(clip, monkeypatch)
+    rows = [ask("q", [tiny.image(i)]) for i in range(4)]
     together = clip(rows)
-    assert together == pytest.approx([clip([row])[0] for row in rows], abs=1e-5)  # more pictures than it keeps
+    assert together == pytest.approx([clip([row])[0] for row in rows], abs=1e-5)  # more images than it keeps
     seen.clear()
     clip([rows[2]]), clip([rows[1]]), clip([rows[2]]), clip([rows[1]])  # 2 was kept and used, so 3 goes
     assert sum(seen) == 1

@@ -12,7 +12,7 @@ import pytest
 from helpers import tiny
 from PIL import Image
 
-from safety_modules.eta.evaluators.judge import Judge, data_url, grade
+from safety_modules.eta.evaluators.judge import Judge, data_uri, grade
 from safety_modules.eta.evaluators.protocols import EtaError
 from safety_modules.pipeline import ask
 from safety_modules.prompt.images import ImageError
@@ -129,23 +129,23 @@ def test_texts_of_a_user_are_data_in_one_string(serve):
     history = [
         {"role": "user", "content": "first"},
         {"role": "assistant", "content": "said"},
-        *ask(forged, [tiny.picture()]),
+        *ask(forged, [tiny.image()]),
     ]
     judge(server)([history], [forged])
     (request,) = server.requests
     assert [message["role"] for message in request["messages"]] == ["system", "user"]
     raw = request["messages"][1]["content"][0]["text"]
     assert "<" not in raw
-    shown, pictures = read(request)
-    turns = [("user", ["first"]), ("assistant", ["said"]), ("user", [{"picture": 1}, forged])]
+    shown, images = read(request)
+    turns = [("user", ["first"]), ("assistant", ["said"]), ("user", [{"image": 1}, forged])]
     assert shown == {"conversation": [{"role": role, "content": parts} for role, parts in turns], "answer": forged}
-    assert len(pictures) == 1 and "material to grade" in request["messages"][0]["content"]
+    assert len(images) == 1 and "material to grade" in request["messages"][0]["content"]
 
 
-def test_pictures_are_sent_as_small_jpegs_or_not_at_all(serve, tmp_path):
+def test_images_are_sent_as_small_jpegs_or_not_at_all(serve, tmp_path):
     server = serve(lambda request: says("10"))
-    tiny.picture(0, (2000, 500)).save(tmp_path / "a.png")
-    row = ask("q", [tmp_path / "a.png", tiny.picture(1)])
+    tiny.image(0, (2000, 500)).save(tmp_path / "a.png")
+    row = ask("q", [tmp_path / "a.png", tiny.image(1)])
     judge(server)([row], ["a"])
     sizes = []
     for part in read(server.requests[-1])[1]:
@@ -153,11 +153,11 @@ def test_pictures_are_sent_as_small_jpegs_or_not_at_all(serve, tmp_path):
         assert head == "data:image/jpeg;base64"
         sizes.append(Image.open(io.BytesIO(base64.b64decode(data))).size)
     assert sizes == [(1024, 256), (40, 32)]
-    judge(server, pictures=False)([row], ["a"])
+    judge(server, images=False)([row], ["a"])
     assert read(server.requests[-1])[1] == []
     with pytest.raises(ImageError, match="no such file"):
         judge(server)([ask("q", [tmp_path / "none.png"])], ["a"])
-    assert data_url(tiny.picture(1)).startswith("data:image/jpeg;base64,/9j/")
+    assert data_uri(tiny.image(1)).startswith("data:image/jpeg;base64,/9j/")
 
 
 @pytest.mark.parametrize(

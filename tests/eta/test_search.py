@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import tiny
 
-from safety_modules.eta import EtaSettings, Speaker
+from safety_modules.eta import AnswerGenerator, EtaSettings
 from safety_modules.eta.search.cache import can_cut, cut
 from safety_modules.eta.search.search import Search, draw_seed
 from safety_modules.eta.search.sentences import ends_sentence
@@ -41,81 +41,83 @@ def reward(numbers, texts):
 
 
 def match(numbers, texts):
-    return [number(f"picture {i} {text}") for i, text in zip(numbers, texts)]
+    return [number(f"image {i} {text}") for i, text in zip(numbers, texts)]
 
 
 def exchanges():
-    """With one picture, with two, with none; of different lengths."""
-    texts = ["what is it?", "what colour is this picture? answer with care", "two stars"]
-    pictures = [[tiny.picture(0)], [tiny.picture(1), tiny.picture(2, (70, 30))], []]
+    """With one image, with two, with none; of different lengths."""
+    texts = ["what is it?", "what colour is this image? answer with care", "two stars"]
+    images = [[tiny.image(0)], [tiny.image(1), tiny.image(2, (70, 30))], []]
     return [
         [{"role": "user", "content": [*({"type": "image", "image": p} for p in shown), {"type": "text", "text": text}]}]
-        for text, shown in zip(texts, pictures)
+        for text, shown in zip(texts, images)
     ]
 
 
 @pytest.fixture(scope="module", params=tiny.FAMILIES)
-def speaker(request, tmp_path_factory):
-    return Speaker.from_pretrained(tiny.base_folder(request.param, tmp_path_factory.mktemp("base")))
+def generator(request, tmp_path_factory):
+    return AnswerGenerator.from_pretrained(tiny.base_folder(request.param, tmp_path_factory.mktemp("base")))
 
 
-def brute_force(speaker, exchange, index, options):
+def brute_force(generator, exchange, index, options):
     """One exchange, one candidate after another, the whole text anew for every token; written from the paper alone."""
-    inputs = speaker.inputs([exchange])
+    inputs = generator.inputs([exchange])
     prompt = inputs["input_ids"][0].tolist()
     generators = [torch.Generator().manual_seed(draw_seed(options.seed, prompt, n)) for n in range(options.candidates)]
-    said, sentence = speaker.prefix(options.prefix), 1
+    said, sentence = generator.prefix(options.prefix), 1
     while True:
         found = []
-        for generator in generators:
+        for draws in generators:
             new = []
             while len(new) < min(options.sentence_tokens, options.max_new_tokens - len(said)):
                 whole = torch.tensor([prompt + said + new])
                 rest = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
                 logits = (
-                    speaker.model(input_ids=whole, attention_mask=torch.ones_like(whole), **rest).logits[0, -1].float()
+                    generator.model(input_ids=whole, attention_mask=torch.ones_like(whole), **rest)
+                    .logits[0, -1]
+                    .float()
                 )
-                logits[speaker.suppress] = -torch.inf
+                logits[generator.suppress] = -torch.inf
                 kept = (logits / options.temperature).topk(options.top_k)
                 chances = torch.zeros_like(logits).scatter(0, kept.indices, kept.values.softmax(-1))
-                new.append(int(torch.multinomial(chances[None], 1, generator=generator)))
-                if new[-1] in speaker.eos or stop(speaker.tokenizer.decode(new, skip_special_tokens=True)):
+                new.append(int(torch.multinomial(chances[None], 1, generator=draws)))
+                if new[-1] in generator.eos or stop(generator.tokenizer.decode(new, skip_special_tokens=True)):
                     break
             found.append(new)
-        ended = any(new[-1] in speaker.eos for new in found)
+        ended = any(new[-1] in generator.eos for new in found)
         values = []
         for new in found:
-            value = reward([index], [speaker.text(said + new)])[0]
+            value = reward([index], [generator.text(said + new)])[0]
             if sentence > 1 and not ended:
-                value += options.alpha / sentence * match([index], [speaker.text(new)])[0]
+                value += options.alpha / sentence * match([index], [generator.text(new)])[0]
             values.append(value)
         said = said + found[values.index(max(values))]
         sentence += 1
-        if said[-1] in speaker.eos or len(said) >= options.max_new_tokens:
+        if said[-1] in generator.eos or len(said) >= options.max_new_tokens:
             return said
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("changes", [{}, {"prefix": ""}, {"alpha": 4.0, "seed": 7}, {"top_k": 2, "max_new_tokens": 40}])
-def test_the_search_is_brute_force(speaker, changes):
+def test_the_search_is_brute_force(generator, changes):
     asks, options = exchanges(), settings(**changes)
-    paths = Search(speaker, options, reward, match)(asks, [0, 1, 2])
-    assert speaker.shares
-    assert [path.said for path in paths] == [brute_force(speaker, ask, i, options) for i, ask in enumerate(asks)]
+    paths = Search(generator, options, reward, match)(asks, [0, 1, 2])
+    assert generator.shares
+    assert [path.said for path in paths] == [brute_force(generator, ask, i, options) for i, ask in enumerate(asks)]
     assert all(len(path.sentences) > 1 for path in paths)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("prefix", ["", "I cannot"])
-def test_the_shared_cache_gives_the_tokens_of_the_search_without(speaker, prefix):
+def test_the_shared_cache_gives_the_tokens_of_the_search_without(generator, prefix):
     asks = exchanges()
-    plain = speaker.plain(asks, 6)
-    shared = Search(speaker, settings(prefix=prefix), reward, match)(asks, [0, 1, 2], plain)
-    anew = Search(speaker, settings(prefix=prefix, share_cache=False), reward, match)(asks, [0, 1, 2])
+    plain = generator.plain(asks, 6)
+    shared = Search(generator, settings(prefix=prefix), reward, match)(asks, [0, 1, 2], plain)
+    anew = Search(generator, settings(prefix=prefix, share_cache=False), reward, match)(asks, [0, 1, 2])
     assert [path.said for path in shared] == [path.said for path in anew]
     for i, ask in enumerate(asks):  # nor do batch mates matter
         rewards = Search(
-            speaker,
+            generator,
             settings(prefix=prefix),
             lambda _, t, i=i: reward([i] * len(t), t),
             lambda _, t, i=i: match([i] * len(t), t),
@@ -123,157 +125,157 @@ def test_the_shared_cache_gives_the_tokens_of_the_search_without(speaker, prefix
         assert rewards([ask], [0])[0].said == shared[i].said
 
 
-def test_the_prompt_is_computed_once_and_accepted_sentences_never_again(speaker):
+def test_the_prompt_is_computed_once_and_accepted_sentences_never_again(generator):
     asks, fed = exchanges()[:2], []
-    plain = speaker.plain(asks, 3)
-    Search(speaker, settings(), reward, match)(asks, [0, 1], plain)  # the trial of the cut cache comes once
-    hook = speaker.model.get_input_embeddings().register_forward_hook(
+    plain = generator.plain(asks, 3)
+    Search(generator, settings(), reward, match)(asks, [0, 1], plain)  # the trial of the cut cache comes once
+    hook = generator.model.get_input_embeddings().register_forward_hook(
         lambda _, args, out: fed.append(tuple(args[0].shape))
     )
-    tower = speaker.model.get_submodule("model.vision_tower")
-    seen = tower.register_forward_hook(lambda *_: fed.append("picture"))
+    tower = generator.model.get_submodule("model.vision_tower")
+    seen = tower.register_forward_hook(lambda *_: fed.append("image"))
     try:
-        paths = Search(speaker, settings(), reward, match)(asks, [0, 1], plain)
+        paths = Search(generator, settings(), reward, match)(asks, [0, 1], plain)
     finally:
         hook.remove(), seen.remove()
-    prefix = len(speaker.prefix(SETTINGS["prefix"]))
-    assert fed[0] == (6, prefix) and "picture" not in fed  # what the plain answers' cache lacks
+    prefix = len(generator.prefix(SETTINGS["prefix"]))
+    assert fed[0] == (6, prefix) and "image" not in fed  # what the plain answers' cache lacks
     assert all(shape[1] == 1 for shape in fed[1:])
     assert len(fed) <= sum(len(path.sentences) for path in paths) * SETTINGS["sentence_tokens"]
 
 
 @torch.no_grad()
-def test_one_candidate_without_prefix_is_plain_sampling(speaker):
+def test_one_candidate_without_prefix_is_plain_sampling(generator):
     ask = exchanges()[0]
     options = settings(candidates=1, prefix="", top_k=7, temperature=0.9, max_new_tokens=30)
-    said = Search(speaker, options, reward, match)([ask], [0])[0].said
-    inputs = speaker.inputs([ask])
+    said = Search(generator, options, reward, match)([ask], [0])[0].said
+    inputs = generator.inputs([ask])
     torch.manual_seed(draw_seed(0, inputs["input_ids"][0].tolist(), 0))
     kwargs = {"do_sample": True, "top_k": 7, "temperature": 0.9, "top_p": 1.0, "max_new_tokens": 30}
-    stock = speaker.model.generate(**inputs, **kwargs, suppress_tokens=speaker.suppress)
+    stock = generator.model.generate(**inputs, **kwargs, suppress_tokens=generator.suppress)
     assert said == stock[0, inputs["input_ids"].shape[1] :].tolist()
 
 
 @torch.no_grad()
-def test_with_many_candidates_the_best_of_all_sentences_is_found(speaker):
+def test_with_many_candidates_the_best_of_all_sentences_is_found(generator):
     """Of two tokens with two choices each, all four sentences are drawn: the best is the best there is."""
     ask = exchanges()[0]
     options = settings(candidates=48, top_k=2, temperature=50.0, sentence_tokens=2, max_new_tokens=2, prefix="")
-    path = Search(speaker, options, reward, None)([ask], [0])[0]
-    inputs, possible = speaker.inputs([ask]), []
+    path = Search(generator, options, reward, None)([ask], [0])[0]
+    inputs, possible = generator.inputs([ask]), []
     rest = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
 
     def best_two(ids):
-        logits = speaker.model(input_ids=ids, attention_mask=torch.ones_like(ids), **rest).logits[0, -1]
-        logits[speaker.suppress] = -torch.inf
+        logits = generator.model(input_ids=ids, attention_mask=torch.ones_like(ids), **rest).logits[0, -1]
+        logits[generator.suppress] = -torch.inf
         return logits.topk(2).indices.tolist()
 
     for first in best_two(inputs["input_ids"]):
-        text = speaker.tokenizer.decode([first], skip_special_tokens=True)
-        if first in speaker.eos or stop(text):
+        text = generator.tokenizer.decode([first], skip_special_tokens=True)
+        if first in generator.eos or stop(text):
             possible.append([first])
             continue
         more = best_two(torch.cat([inputs["input_ids"], torch.tensor([[first]])], 1))
         possible += [[first, second] for second in more]
-    assert path.sentences[0].reward == max(reward([0], [speaker.text(ids)])[0] for ids in possible)
+    assert path.sentences[0].reward == max(reward([0], [generator.text(ids)])[0] for ids in possible)
 
 
 @pytest.mark.parametrize("longest,prefix", [*itertools.product([1, 2, 5, 11], ["", "I cannot help with this."])])
-def test_no_answer_is_longer_than_its_bound(speaker, longest, prefix):
-    paths = Search(speaker, settings(max_new_tokens=longest, prefix=prefix), reward, match)(exchanges(), [0, 1, 2])
+def test_no_answer_is_longer_than_its_bound(generator, longest, prefix):
+    paths = Search(generator, settings(max_new_tokens=longest, prefix=prefix), reward, match)(exchanges(), [0, 1, 2])
     assert all(len(path.said) <= longest and path.end in ("end", "length") for path in paths)
 
 
-def test_a_budget_of_tokens_ends_the_search_with_the_best_so_far(speaker):
-    whole = Search(speaker, settings(max_new_tokens=60), reward, None)(exchanges(), [0, 1])
-    short = Search(speaker, settings(max_new_tokens=60, token_budget=25), reward, None)(exchanges(), [0, 1])
+def test_a_budget_of_tokens_ends_the_search_with_the_best_so_far(generator):
+    whole = Search(generator, settings(max_new_tokens=60), reward, None)(exchanges(), [0, 1])
+    short = Search(generator, settings(max_new_tokens=60, token_budget=25), reward, None)(exchanges(), [0, 1])
     for path, full in zip(short, whole):
         assert path.drawn <= 25 and path.end == "budget" and path.sentences
         assert full.sentences[: len(path.sentences) - 1] == path.sentences[:-1]  # the last may be cut short
 
 
-def test_a_budget_of_seconds_ends_the_search_with_the_best_so_far(speaker, monkeypatch):
+def test_a_budget_of_seconds_ends_the_search_with_the_best_so_far(generator, monkeypatch):
     from safety_modules.eta.search import search
 
     ticks = itertools.count()
     monkeypatch.setattr(search.time, "monotonic", lambda: float(next(ticks)))
-    path = Search(speaker, settings(seconds=6.0, max_new_tokens=200), reward, None)(exchanges()[:1], [0])[0]
+    path = Search(generator, settings(seconds=6.0, max_new_tokens=200), reward, None)(exchanges()[:1], [0])[0]
     assert path.end in ("time", "end") and len(path.sentences) < 6
-    assert speaker.text(path.said)
+    assert generator.text(path.said)
 
 
-def test_a_missing_score_ends_its_path_alone(speaker):
+def test_a_missing_score_ends_its_path_alone(generator):
     def broken(numbers, texts):
         return [float("nan") if i == 1 else 0.5 for i in numbers]
 
-    paths = Search(speaker, settings(), broken, None)(exchanges(), [0, 1, 2])
+    paths = Search(generator, settings(), broken, None)(exchanges(), [0, 1, 2])
     assert [path.end == "failed" for path in paths] == [False, True, False]
     assert paths[1].sentences == [] and paths[0].sentences
 
 
-def always(speaker, token):
+def always(generator, token):
     """Make the model say one token, whatever it reads; returns what undoes it."""
-    head = speaker.model.get_output_embeddings()
+    head = generator.model.get_output_embeddings()
     return head.register_forward_hook(
         lambda module, args, out: torch.zeros_like(out).index_fill_(-1, torch.tensor(token), 9.0)
     )
 
 
-def test_a_text_that_ends_at_once_is_empty(speaker):
-    hook = always(speaker, speaker.eos[0])
+def test_a_text_that_ends_at_once_is_empty(generator):
+    hook = always(generator, generator.eos[0])
     try:
-        path = Search(speaker, settings(prefix="", top_k=1), reward, match)(exchanges()[:1], [0])[0]
+        path = Search(generator, settings(prefix="", top_k=1), reward, match)(exchanges()[:1], [0])[0]
     finally:
         hook.remove()
-    assert path.said == [speaker.eos[0]] and path.end == "end" and path.sentences[0].text == ""
+    assert path.said == [generator.eos[0]] and path.end == "end" and path.sentences[0].text == ""
 
 
-def test_a_text_without_any_full_stop_is_cut_into_sentences_of_the_bound(speaker):
-    hook = always(speaker, speaker.tokenizer.convert_tokens_to_ids("1"))
+def test_a_text_without_any_full_stop_is_cut_into_sentences_of_the_bound(generator):
+    hook = always(generator, generator.tokenizer.convert_tokens_to_ids("1"))
     try:
-        path = Search(speaker, settings(prefix="", top_k=1), reward, match)(exchanges()[:1], [0])[0]
+        path = Search(generator, settings(prefix="", top_k=1), reward, match)(exchanges()[:1], [0])[0]
     finally:
         hook.remove()
     assert path.end == "length" and [sentence.text for sentence in path.sentences] == ["11111", "11111", "11111", "11"]
 
 
-def test_a_budget_of_seconds_also_ends_a_sentence(speaker):
-    hook = always(speaker, speaker.tokenizer.convert_tokens_to_ids("1"))
+def test_a_budget_of_seconds_also_ends_a_sentence(generator):
+    hook = always(generator, generator.tokenizer.convert_tokens_to_ids("1"))
     options = settings(top_k=1, candidates=1, seconds=0.3, sentence_tokens=1500, max_new_tokens=1500)
     try:
-        path = Search(speaker, options, reward, match)(exchanges()[:1], [0])[0]
+        path = Search(generator, options, reward, match)(exchanges()[:1], [0])[0]
     finally:
         hook.remove()
     assert path.end == "time" and 0 < path.drawn < 1000 and len(path.sentences) == 1
 
 
-def test_a_model_that_does_not_continue_a_cut_cache_computes_prompts_anew(speaker, monkeypatch, caplog):
+def test_a_model_that_does_not_continue_a_cut_cache_computes_prompts_anew(generator, monkeypatch, caplog):
     def damaged(cache, stretches, copies=1):
         fresh = cut(cache, stretches, copies)
         for layer in fresh.layers:
             layer.keys.neg_()
         return fresh
 
-    anew = Search(speaker, settings(share_cache=False), reward, match)(exchanges(), [0, 1, 2])
+    anew = Search(generator, settings(share_cache=False), reward, match)(exchanges(), [0, 1, 2])
     monkeypatch.setattr("safety_modules.eta.search.search.cut", damaged)
-    monkeypatch.setattr(speaker, "shares", None)
+    monkeypatch.setattr(generator, "shares", None)
     for _ in range(2):
-        found = Search(speaker, settings(), reward, match)(exchanges(), [0, 1, 2])
-        assert speaker.shares is False and [path.said for path in found] == [path.said for path in anew]
+        found = Search(generator, settings(), reward, match)(exchanges(), [0, 1, 2])
+        assert generator.shares is False and [path.said for path in found] == [path.said for path in anew]
     assert caplog.text.count("does not continue a cut cache") == 1
 
 
-def test_a_sentence_tells_its_scores(speaker):
-    path = Search(speaker, settings(alpha=0.5), reward, match)(exchanges(), [1])[0]
+def test_a_sentence_tells_its_scores(generator):
+    path = Search(generator, settings(alpha=0.5), reward, match)(exchanges(), [1])[0]
     first, *more = path.sentences
     assert first.match is None and more and first.candidates == 3
     counted = [sentence for sentence in more if sentence.match is not None]
     assert counted and all(sentence.match == match([1], [sentence.text])[0] for sentence in counted)
 
 
-def test_a_cut_cache_holds_the_rows_that_were_asked_for(speaker):
-    plain = speaker.plain(exchanges(), 2)
-    assert can_cut(plain.cache, speaker.model)
+def test_a_cut_cache_holds_the_rows_that_were_asked_for(generator):
+    plain = generator.plain(exchanges(), 2)
+    assert can_cut(plain.cache, generator.model)
     longest = max(map(len, plain.ids))
     part = cut(plain.cache, [(1, longest - len(plain.ids[1]), longest), (0, longest - 3, longest)], copies=2)
     keys, old = part.layers[-1].keys, plain.cache.layers[-1].keys

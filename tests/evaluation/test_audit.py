@@ -1,4 +1,4 @@
-"""Audits: scores of every picture of a data set, and what is left of its table."""
+"""Audits: scores of every image of a data set, and what is left of its table."""
 
 import json
 import os
@@ -43,27 +43,27 @@ def trained(request, bases, tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Twelve pictures and one that is none."""
-    place = tmp_path / "pictures"
+    """Twelve images and one that is none."""
+    place = tmp_path / "images"
     (place / "deep").mkdir(parents=True)
     for number in range(12):
-        tiny.picture(number).save(place / ("deep" if number % 2 else ".") / f"{number:02d}.png")
+        tiny.image(number).save(place / ("deep" if number % 2 else ".") / f"{number:02d}.png")
     (place / "broken.png").write_text("none")
     return place
 
 
-def test_scores_are_those_of_the_head_on_each_picture_alone_and_no_language_model_is_loaded(trained, folder):
+def test_scores_are_those_of_the_head_on_each_image_alone_and_no_language_model_is_loaded(trained, folder):
     whole = load(trained)
     model = load(trained, language_model=False)
     assert not any("language_model.layers" in name or "lm_head" in name for name in model.state_dict())
     data = Annotation.of(folder)
-    rows = list(judge(model, list(data.pictures.values()), list(data.pictures), 5, 0, QUESTION))
-    assert [row["picture"] for row in rows] == list(data.pictures)
+    rows = list(judge(model, list(data.images.values()), list(data.images), 5, 0, QUESTION))
+    assert [row["image"] for row in rows] == list(data.images)
     for row in rows:
-        if row["picture"] == "broken.png":
-            assert "not a readable picture" in row["error"]
+        if row["image"] == "broken.png":
+            assert "not a readable image" in row["error"]
             continue
-        batch = whole.processor.collate([whole.processor.encode(ask(QUESTION, [folder / row["picture"]]))])
+        batch = whole.processor.collate([whole.processor.encode(ask(QUESTION, [folder / row["image"]]))])
         expected = whole.assess(**{name: batch[name] for name in ASSESS if name in batch})
         assert torch.allclose(torch.tensor(row["types"]), expected.type_logits[0], atol=1e-4)
 
@@ -91,9 +91,9 @@ def test_the_command_writes_scores_summary_gallery_and_the_rest_of_a_folder(trai
             abs(sum(value for name, value in row.items() if name.startswith("p_") and "level" not in name) - 1) < 1e-5
         )
     summary = json.loads((tmp_path / "out/summary.json").read_text())
-    assert (summary["pictures"], summary["unreadable"], summary["rows"]) == (13, 1, 13)
+    assert (summary["images"], summary["unreadable"], summary["rows"]) == (13, 1, 13)
     kept = (tmp_path / "out/kept.txt").read_text().splitlines()
-    assert kept == [row["picture"] for row in good if row["action"] == "allow"] and summary["rows_kept"] == len(kept)
+    assert kept == [row["image"] for row in good if row["action"] == "allow"] and summary["rows_kept"] == len(kept)
     page = (tmp_path / "out/gallery.html").read_text()
     assert page.count("<img ") == 12 and "broken.png" in page
     assert page.count('class="view" aria-pressed="false"') == 12 - len(kept)
@@ -146,7 +146,7 @@ def test_csv_and_parquet_keep_their_columns(trained, folder, tmp_path):
     assert parquet.read_table(kept).column("text").to_pylist() == ["t1"]
 
 
-def test_an_audit_goes_on_where_it_was_and_processes_share_the_pictures(trained, folder, tmp_path, monkeypatch):
+def test_an_audit_goes_on_where_it_was_and_processes_share_the_images(trained, folder, tmp_path, monkeypatch):
     monkeypatch.setattr("safety_modules.evaluation.audit.FLUSHED", 2)
     data, run = Annotation.of(folder), Audit(trained, tmp_path / "out")
     real = judge
@@ -164,11 +164,11 @@ def test_an_audit_goes_on_where_it_was_and_processes_share_the_pictures(trained,
     asked = []
     monkeypatch.setattr(
         "safety_modules.evaluation.audit.judge",
-        lambda model, pictures, names, *rest: asked.extend(names) or real(model, pictures, names, *rest),
+        lambda model, images, names, *rest: asked.extend(names) or real(model, images, names, *rest),
     )
     for rank in range(3):
         run.run(data, 3, 0, process=Process(rank, 3))
-    assert sorted(run.scores()["picture"].to_pylist()) == sorted(data.pictures) and len(asked) == 9
+    assert sorted(run.scores()["image"].to_pylist()) == sorted(data.images) and len(asked) == 9
 
 
 def test_an_output_of_something_else_is_refused(trained, folder, tmp_path, capsys):
@@ -180,7 +180,7 @@ def test_an_output_of_something_else_is_refused(trained, folder, tmp_path, capsy
 
 def test_after_a_kill_two_processes_score_what_is_left(trained, folder, tmp_path):
     for number in range(300):
-        tiny.picture(number).save(folder / f"more{number}.png")
+        tiny.image(number).save(folder / f"more{number}.png")
     options = ["--data", str(folder), "--model", str(trained), "--output", str(tmp_path / "out"), "--workers", "0"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     slow = f"import train.audit as a; a.FLUSHED = 4; from scripts.audit import main; main({[*options, '--batch-size', '2']})"
@@ -207,15 +207,15 @@ def test_after_a_kill_two_processes_score_what_is_left(trained, folder, tmp_path
     done = subprocess.run([*command, *options], cwd=ROOT, env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     table = parquet.read_table(tmp_path / "out/scores.parquet")
-    assert table.num_rows == len(set(table["picture"].to_pylist())) == 313
+    assert table.num_rows == len(set(table["image"].to_pylist())) == 313
 
 
 @pytest.mark.parametrize(
-    "name, text, reason", [("a.json", "[]", "names no picture"), ("b.csv", "x,y\n1,2\n", "names no picture")]
+    "name, text, reason", [("a.json", "[]", "names no image"), ("b.csv", "x,y\n1,2\n", "names no image")]
 )
-def test_data_without_pictures_is_an_error(tmp_path, name, text, reason):
+def test_data_without_images_is_an_error(tmp_path, name, text, reason):
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=reason):
         Annotation.of(tmp_path / name)
-    with pytest.raises(DataError, match="cannot be read|names no picture"):
+    with pytest.raises(DataError, match="cannot be read|names no image"):
         Annotation.of(tmp_path / "none.json")

@@ -1,4 +1,4 @@
-"""Layouts: small copies of public data sets' folders, with the real names of files and fields, and drawn pictures."""
+"""Layouts: small copies of public data sets' folders, with the real names of files and fields, and drawn images."""
 
 import csv
 import json
@@ -14,15 +14,15 @@ from safety_modules.taxonomy import Taxonomy
 TAXONOMY = Taxonomy.default()
 
 
-def picture(path, color=(200, 30, 30), size=(64, 64)):
+def image(path, color=(200, 30, 30), size=(64, 64)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, color).save(path)
     return path
 
 
-def pictures(folder, *names):
+def images(folder, *names):
     for number, name in enumerate(names):
-        picture(folder / name, (number * 37 % 256, number * 91 % 256, 80))
+        image(folder / name, (number * 37 % 256, number * 91 % 256, 80))
 
 
 def write_json(path, value, lines=False):
@@ -40,7 +40,7 @@ def write_csv(path, rows):
 
 
 def write_parquet(folder, name, rows, images=("image",)):
-    """Rows of a hub data set; pictures are given as PIL images."""
+    """Rows of a hub data set; images are given as PIL images."""
     import datasets
 
     kinds = {column: datasets.Image() if column in images else None for column in rows[0]}

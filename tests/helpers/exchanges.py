@@ -5,17 +5,13 @@ from helpers import tiny
 from safety_modules.pipeline import ask
 
 OF_ALL_KINDS = [
-    ask("what is this?", [tiny.picture(1)]),
-    ask("a question without a picture, rather longer than the others"),
-    ask("two pictures", [tiny.picture(2, (64, 30)), tiny.picture(3, (20, 90))]),
+    ask("what is this?", [tiny.image(1)]),
+    ask("a question without an image, rather longer than the others"),
+    ask("two images", [tiny.image(2, (64, 30)), tiny.image(3, (20, 90))]),
 ]
 
 
-FOR_EXPORT = [
-    ask("what is this?", [tiny.picture(1)]),
-    ask("hello"),
-    ask("two", [tiny.picture(2), tiny.picture(3, (30, 70))]),
-]
+FOR_EXPORT = [ask("what is this?", [tiny.image(1)]), ask("hello"), ask("two", [tiny.image(2), tiny.image(3, (30, 70))])]
 
 
 def greedy(model, exchange):

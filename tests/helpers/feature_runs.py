@@ -25,7 +25,7 @@ from train.features.store import FeatureStore
 features.SHARD_PICTURES, features.BATCH = 2, 1
 base, data, folder = sys.argv[1:]
 model = SafeVLM.attach(base, tiny.safety_config())
-pictures = sorted(Path(data).glob("*.png"))
+images = sorted(Path(data).glob("*.png"))
 """
 
 
@@ -43,14 +43,14 @@ def script(code, *args, **options):
     )
 
 
-def tower(model, picture):
-    """Features and size as the model itself makes them of one picture."""
-    row = model.processor.encode(ask("", [picture]))
-    return model.features(row["pixel_values"], row.get("image_sizes")), row.get("image_sizes")
+def tower(model, image):
+    """Features and size as the model itself makes them of one image."""
+    row = model.processor.encode(ask("", [image]))
+    return model.vision_features(row["pixel_values"], row.get("image_sizes")), row.get("image_sizes")
 
 
-def same(store, other, pictures):
-    return all(torch.equal(value, other.of(pictures)[name]) for name, value in store.of(pictures).items())
+def same(store, other, images):
+    return all(torch.equal(value, other.of(images)[name]) for name, value in store.of(images).items())
 
 
 def shards(folder):

@@ -1,4 +1,4 @@
-"""Drawings: neutral pictures that differ, small data sets of them, and the command line on those."""
+"""Drawings: neutral images that differ, small data sets of them, and the command line on those."""
 
 import csv
 import json
@@ -44,7 +44,7 @@ def table(folder, *rows):
 
 
 def in_order(folder, count=4):
-    """Rows of the splits train, validation and test, with one picture each, half of them risky."""
+    """Rows of the splits train, validation and test, with one image each, half of them risky."""
     save(folder, *range(3 * count))
     splits = ("train", "validation", "test")
     return [row(f"{n}.png", n, n % 2 == 0, splits[n // count]) for n in range(3 * count)]

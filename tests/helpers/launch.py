@@ -56,17 +56,17 @@ def small_disk() -> None:
 
 def spoil(name: str) -> None:
     """Make a row's pixels no numbers."""
-    from train.data.dataset import Exchanges
+    from train.data.dataset import ExchangeDataset
 
-    read = Exchanges.__getitem__
+    read = ExchangeDataset.__getitem__
 
-    def spoiled(self: Exchanges, index: int) -> dict:
+    def spoiled(self: ExchangeDataset, index: int) -> dict:
         row = read(self, index)
         if row["row"].endswith(name):
             row["pixel_values"] = row["pixel_values"] * float("nan")
         return row
 
-    Exchanges.__getitem__ = spoiled
+    ExchangeDataset.__getitem__ = spoiled
 
 
 def show_parts(args: list[str]) -> None:

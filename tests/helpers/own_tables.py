@@ -1,4 +1,4 @@
-"""Helpers: folders of somebody's own pictures and the recipe `custom` on them."""
+"""Helpers: folders of somebody's own images and the recipe `custom` on them."""
 
 import pytest
 
@@ -12,7 +12,7 @@ HEADER = "image,question,answer,risk_type,risk_level"
 
 
 def touch(folder, *names):
-    """Files in place of pictures: the recipe does not open them."""
+    """Files in place of images: the recipe does not open them."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()

@@ -5,7 +5,7 @@ from PIL import Image, ImageDraw
 
 
 def scene(path, seed, size=(240, 180)):
-    """A drawn picture with a structure of its own."""
+    """A drawn image with a structure of its own."""
     rng = np.random.default_rng(seed)
     image = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(size, Image.BICUBIC)
     draw = ImageDraw.Draw(image)

@@ -14,15 +14,15 @@ LORA = {r"base\..*lora_.*": 1e-2, r"base\..*": None, r"safety\.llm_tokens\..*": 
 
 
 def table(root: Path, rows: int = 22, text: int = 4) -> Path:
-    """Rows with one, two and three pictures and, one in `text`, none: with answers of different lengths."""
+    """Rows with one, two and three images and, one in `text`, none: with answers of different lengths."""
     root.mkdir()
     lines = ["image,question,answer,risk_type"]
     for i in range(8):
-        tiny.picture(i).save(root / f"{i}.png")
+        tiny.image(i).save(root / f"{i}.png")
     for i in range(rows):
-        pictures = "|".join(f"{(i + k) % 8}.png" for k in range(i % 3 + 1)) if i % text else ""
+        images = "|".join(f"{(i + k) % 8}.png" for k in range(i % 3 + 1)) if i % text else ""
         lines.append(
-            f"{pictures},what is it{'?' * (i % 5)},{'a red key ' * (i % 4 + 1)},{'privacy' if i % 2 else 'clean'}"
+            f"{images},what is it{'?' * (i % 5)},{'a red key ' * (i % 4 + 1)},{'privacy' if i % 2 else 'clean'}"
         )
     (root / "train.csv").write_text("\n".join(lines), encoding="utf-8")
     return root

@@ -29,7 +29,7 @@ CORPUS = [
 ]
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<image>"]
 FAMILIES = ("llava", "llava_next")
-VICUNA = (  # the layout of LLaVA-1.5's and -1.6-vicuna's templates: system text bare, pictures first
+VICUNA = (  # the layout of LLaVA-1.5's and -1.6-vicuna's templates: system text bare, images first
     "{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'][0]['text'] + ' ' }}"
     "{% else %}{{ m['role'].upper() + ': ' }}"
     "{% for c in m['content'] if c['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
@@ -119,8 +119,8 @@ def safety_config(**changes) -> SafetyConfig:
     return SafetyConfig(**values)
 
 
-def picture(seed: int = 0, size: tuple[int, int] = (40, 32)) -> Image.Image:
-    """A picture of random pixels."""
+def image(seed: int = 0, size: tuple[int, int] = (40, 32)) -> Image.Image:
+    """An image of random pixels."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (size[1], size[0], 3), generator=generator, dtype=torch.uint8)
     return Image.fromarray(pixels.numpy())

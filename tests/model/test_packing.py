@@ -9,17 +9,14 @@ from safety_modules.config import ConfigError
 from safety_modules.model.losses import lm_loss, next_tokens, safety_losses
 from safety_modules.model.packing import enable_packing
 from train.data.dataset import Collator
-from train.loop.sampler import Order
+from train.loop.sampler import StepSampler
 from train.loop.trainer import TARGETS
 
 ROWS = [
-    (ask("what is this?", [tiny.picture(1)]), "a red key"),
-    (
-        ask("a question without a picture, rather longer than the others"),
-        "I cannot help with this, but one green house",
-    ),
-    (ask("two pictures", [tiny.picture(2, (64, 30)), tiny.picture(3, (20, 90))]), "two blue stars"),
-    (ask("four", [tiny.picture(i) for i in range(4, 8)]), "clean"),
+    (ask("what is this?", [tiny.image(1)]), "a red key"),
+    (ask("a question without an image, rather longer than the others"), "I cannot help with this, but one green house"),
+    (ask("two images", [tiny.image(2, (64, 30)), tiny.image(3, (20, 90))]), "two blue stars"),
+    (ask("four", [tiny.image(i) for i in range(4, 8)]), "clean"),
 ]
 
 
@@ -129,7 +126,7 @@ def test_a_packed_step_asks_the_device_for_nothing(
 
 
 def orders(rows, step, lengths=None, epochs=(0,)):
-    order = Order(rows, step, seed=3, lengths=lengths)
+    order = StepSampler(rows, step, seed=3, lengths=lengths)
     made = []
     for epoch in epochs:
         order.set_epoch(epoch)
@@ -141,7 +138,7 @@ def test_an_epoch_has_every_row_and_whole_steps():
     first, again, second = orders(10, 4, epochs=(0, 0, 1))
     assert first == again and first != second
     assert sorted(first[:10]) == sorted(second[:10]) == list(range(10))
-    assert len(first) == len(Order(10, 4, 0)) == 12 and first[10:] == first[:2]
+    assert len(first) == len(StepSampler(10, 4, 0)) == 12 and first[10:] == first[:2]
     assert len(orders(3, 8)[0]) == 8  # fewer rows than a step has
 
 

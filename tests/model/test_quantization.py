@@ -28,11 +28,11 @@ def bitsandbytes():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Eight pictures with labels and one row without."""
+    """Eight images with labels and one row without."""
     root = tmp_path_factory.mktemp("data")
     rows = ["image,question,answer,risk_type,risk_level,split", ",what colour?,a red key,clean,0,train"]
     for i in range(8):
-        tiny.picture(i).save(root / f"{i}.png")
+        tiny.image(i).save(root / f"{i}.png")
         rows.append(f"{i}.png,,,{('privacy', 'clean')[i % 2]},,{'validation' if i > 5 else 'train'}")
     (root / "labels.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return root
@@ -161,7 +161,7 @@ def test_8_bit_optimizers_keep_the_states_of_tokens_in_32_bits(bases, data, tmp_
     [
         ({"quantize": "nf5"}, "quantize: unknown value 'nf5'; did you mean 'nf4'"),
         ({"lora": None}, "quantize 'nf4' without lora: quantised weights cannot be trained; add lora"),
-        ({"guard": True}, "quantize 'nf4' with guard: the language model is not loaded"),
+        ({"head_only": True}, "quantize 'nf4' with guard: the language model is not loaded"),
         (
             {"rules": {r"base\..*": 1e-5, ".*": None}},
             "q_proj.base_layer.weight', which is quantised; freeze it with null",

@@ -8,7 +8,7 @@ from safety_modules import SafePipeline, SafetyConfig, SafeVLM, Taxonomy, ask
 from safety_modules.config import ConfigError
 from safety_modules.model.modules import SafetyModules
 from safety_modules.pipeline import ASSESS, GENERATE
-from safety_modules.prompt.head_inputs import head_inputs
+from safety_modules.prompt.head_inputs import HeadInputs
 
 FORWARD = (*ASSESS, "input_ids", "attention_mask")
 
@@ -33,7 +33,7 @@ def test_contract_1_without_placeholders_it_is_the_base_bit_for_bit(base, model)
         output.logits.square().mean() + output.type_logits.square().mean() + output.level_logits.square().mean()
     ).backward()
     optimizer.step()
-    inputs = processor(text="USER: <image>\nwhat is this? ASSISTANT:", images=[tiny.picture(1)], return_tensors="pt")
+    inputs = processor(text="USER: <image>\nwhat is this? ASSISTANT:", images=[tiny.image(1)], return_tensors="pt")
     with torch.no_grad():
         assert torch.equal(stock(**inputs).logits, model.base(**inputs).logits)
     text = processor(text="USER: hello ASSISTANT:", return_tensors="pt")
@@ -42,7 +42,7 @@ def test_contract_1_without_placeholders_it_is_the_base_bit_for_bit(base, model)
     assert torch.equal(stock.generate(**text, **limits), model.base.generate(**text, **limits))
 
 
-def test_safety_tokens_change_the_answer_of_a_picture(model):
+def test_safety_tokens_change_the_answer_of_a_image(model):
     batch = batch_of(model, OF_ALL_KINDS[:1])
     inputs = {name: batch[name] for name in FORWARD if name in batch}
     with torch.no_grad():
@@ -75,10 +75,10 @@ def test_forward_and_assess_agree_and_assess_runs_no_language_model(model):
     assert torch.allclose(output.level_logits, scored.level_logits, atol=1e-5)
 
 
-def test_of_several_pictures_the_riskiest_counts(model):
-    pictures = [tiny.picture(seed) for seed in range(3)]
-    one = torch.cat([scores(model, [ask("q", [picture])]).type_logits for picture in pictures])
-    all_ = scores(model, [ask("q", pictures)]).type_logits[0]
+def test_of_several_images_the_riskiest_counts(model):
+    images = [tiny.image(seed) for seed in range(3)]
+    one = torch.cat([scores(model, [ask("q", [image])]).type_logits for image in images])
+    all_ = scores(model, [ask("q", images)]).type_logits[0]
     clean = model.taxonomy.clean_index
     risk = 1 - one.softmax(-1)[:, clean]
     assert torch.allclose(all_, one[risk.argmax()], atol=1e-5)
@@ -89,10 +89,10 @@ def test_only_joint_reads_the_question(base, query, differs):
     torch.manual_seed(0)
     model = SafeVLM.attach(base, tiny.safety_config(query=query)).eval()
     a, b = (
-        scores(model, [ask(text, [tiny.picture(1)])]).type_logits for text in ("what colour is it?", "two blue stars")
+        scores(model, [ask(text, [tiny.image(1)])]).type_logits for text in ("what colour is it?", "two blue stars")
     )
     assert torch.allclose(a, b, atol=1e-6) is not differs
-    other = scores(model, [ask("what colour is it?", [tiny.picture(5)])]).type_logits
+    other = scores(model, [ask("what colour is it?", [tiny.image(5)])]).type_logits
     assert not torch.allclose(a, other, atol=1e-6)
 
 
@@ -136,7 +136,7 @@ def test_the_real_shapes_are_the_papers_size():
     assert large.head.queries.shape == (2, 5120)
 
 
-def test_readings_are_all_turns_and_each_alone_with_each_picture():
+def test_readings_are_all_turns_and_each_alone_with_each_image():
     rows = [
         {
             "input_ids": torch.tensor([9, 1, 2, 8]),
@@ -154,18 +154,18 @@ def test_readings_are_all_turns_and_each_alone_with_each_picture():
             "tiles": torch.tensor([], dtype=torch.long),
         },
     ]
-    made = head_inputs(rows)
-    assert made["first_ids"].tolist() == [9, 9, 7]
-    read = [ids[mask].tolist() for ids, mask in zip(made["question_ids"], made["question_mask"])]
+    made = HeadInputs.of(rows)
+    assert made.first_ids.tolist() == [9, 9, 7]
+    read = [ids[mask].tolist() for ids, mask in zip(made.question_ids, made.question_mask)]
     assert read == [[1, 2], [3, 4, 5], [3], [4, 5], []]
-    assert made["units"].tolist() == [[0, 0, 0], [0, 1, 0], [0, 2, 0], [1, 3, 1], [2, 3, 1], [3, 3, 1], [4, -1, 2]]
+    assert made.units.tolist() == [[0, 0, 0], [0, 1, 0], [0, 2, 0], [1, 3, 1], [2, 3, 1], [3, 3, 1], [4, -1, 2]]
 
 
 def test_of_several_turns_the_riskiest_reading_counts(model):
-    first, last = ask("what is this?", [tiny.picture(1)]), ask("two blue stars, one green house")
+    first, last = ask("what is this?", [tiny.image(1)]), ask("two blue stars, one green house")
     talk = [*first, {"role": "assistant", "content": "a red key"}, *last]
     alone = scores(
-        model, [ask("what is this?", [tiny.picture(1)]), ask("two blue stars, one green house", [tiny.picture(1)])]
+        model, [ask("what is this?", [tiny.image(1)]), ask("two blue stars, one green house", [tiny.image(1)])]
     )
     together = scores(model, [talk])
     clean = model.taxonomy.clean_index
@@ -178,12 +178,12 @@ def test_of_several_turns_the_riskiest_reading_counts(model):
     )
 
 
-def test_features_in_place_of_pictures_judge_the_same_without_the_language_model(model):
+def test_features_in_place_of_images_judge_the_same_without_the_language_model(model):
     batch = batch_of(model, OF_ALL_KINDS)
     inputs = {name: batch[name] for name in ASSESS if name in batch}
     expected = model.assess(**inputs)
     sizes = inputs.get("image_sizes")
-    features = model.features(inputs.pop("pixel_values"), sizes)
+    features = model.vision_features(inputs.pop("pixel_values"), sizes)
     model.base.model.language_model.register_forward_pre_hook(lambda *_: pytest.fail("the language model ran"))
     output = model(**inputs, features=features)
     assert output.logits is None and torch.allclose(output.type_logits, expected.type_logits, atol=1e-6)

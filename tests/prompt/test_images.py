@@ -23,8 +23,8 @@ def test_a_jpeg_named_png_is_read(tmp_path):
 def test_bad_files_are_named(tmp_path, monkeypatch):
     with pytest.raises(ImageError, match="nowhere.png: no such file"):
         load_image(tmp_path / "nowhere.png")
-    (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(ImageError, match="text.png: not a readable picture"):
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(ImageError, match="text.png: not a readable image"):
         load_image(tmp_path / "text.png")
     Image.effect_noise((64, 64), 50).save(tmp_path / "cut.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:400])

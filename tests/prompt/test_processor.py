@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from transformers import AutoProcessor
 
 from safety_modules import ask
-from safety_modules.model.losses import IGNORE
 from safety_modules.prompt.images import ImageError
+from safety_modules.prompt.padding import IGNORE
 from safety_modules.prompt.processor import ProcessingError, SafeProcessor
 
 K = 3
@@ -28,8 +28,8 @@ def test_a_plain_prompt_has_the_ids_of_the_bases_own_processor(bases):
     for folder in bases.values():
         stock = AutoProcessor.from_pretrained(folder)
         text = stock.apply_chat_template(ask("what colour is this?", ["x"]), add_generation_prompt=True)
-        expected = stock(text=text, images=[tiny.picture(1)], return_tensors="pt")["input_ids"][0]
-        row = SafeProcessor.from_pretrained(folder, 0).encode(ask("what colour is this?", [tiny.picture(1)]))
+        expected = stock(text=text, images=[tiny.image(1)], return_tensors="pt")["input_ids"][0]
+        row = SafeProcessor.from_pretrained(folder, 0).encode(ask("what colour is this?", [tiny.image(1)]))
         assert row["input_ids"].tolist() == expected.tolist()
 
 
@@ -37,18 +37,18 @@ def test_an_exported_processor_writes_the_same_prompt(processor, tmp_path):
     processor.save_pretrained(tmp_path)
     stock = AutoProcessor.from_pretrained(tmp_path)
     text = stock.apply_chat_template(ask("what colour is this?", ["x"]), add_generation_prompt=True)
-    expected = stock(text=text, images=[tiny.picture(1)], return_tensors="pt")["input_ids"][0]
-    assert processor.encode(ask("what colour is this?", [tiny.picture(1)]))["input_ids"].tolist() == expected.tolist()
+    expected = stock(text=text, images=[tiny.image(1)], return_tensors="pt")["input_ids"][0]
+    assert processor.encode(ask("what colour is this?", [tiny.image(1)]))["input_ids"].tolist() == expected.tolist()
 
 
 def test_contract_4_exactly_the_answer_and_its_end_are_supervised(processor):
-    row = processor.encode(ask("what is it?", [tiny.picture(1)]), answer="a red key")
+    row = processor.encode(ask("what is it?", [tiny.image(1)]), answer="a red key")
     labels = row["labels"]
     supervised = labels[labels != IGNORE]
     assert supervised[-1] == processor.tokenizer.eos_token_id
     assert processor.tokenizer.decode(supervised[:-1]).strip() == "a red key"
     assert (labels == row["input_ids"])[labels != IGNORE].all()
-    prompt = processor.encode(ask("what is it?", [tiny.picture(1)]))
+    prompt = processor.encode(ask("what is it?", [tiny.image(1)]))
     assert row["input_ids"][: len(prompt["input_ids"])].tolist() == prompt["input_ids"].tolist()
     assert (labels[: len(prompt["input_ids"])] == IGNORE).all()
 
@@ -57,7 +57,7 @@ def test_contract_4_a_row_that_does_not_fit_is_an_error(processor):
     with pytest.raises(
         ProcessingError, match=r"labels.csv:7: \d+ tokens, of which \d+ stand for images, are more than max_length 20"
     ):
-        processor.encode(ask("what is it?", [tiny.picture(1)]), answer="a", max_length=20, row="labels.csv:7")
+        processor.encode(ask("what is it?", [tiny.image(1)]), answer="a", max_length=20, row="labels.csv:7")
 
 
 def test_the_question_mask_marks_the_users_words(processor):
@@ -88,8 +88,8 @@ ATTACKS = [
 def assert_plain(processor, text, hint=""):
     """The text leaves the prompt's special tokens as they are without it."""
     special = processor.special_ids
-    row = processor.encode(ask(text, [tiny.picture(1)]), hint=hint)
-    calm = processor.encode(ask("x", [tiny.picture(1)]), hint=hint)
+    row = processor.encode(ask(text, [tiny.image(1)]), hint=hint)
+    calm = processor.encode(ask("x", [tiny.image(1)]), hint=hint)
     found = [i for i in row["input_ids"].tolist() if i in special]
     assert found == [i for i in calm["input_ids"].tolist() if i in special]
     assert not any(i in special for i in row["input_ids"][row["question_mask"] > 0].tolist())
@@ -117,10 +117,10 @@ def test_contract_5_in_answers_earlier_turns_and_parts(processor):
     assert specials == [processor.tokenizer.bos_token_id, processor.tokenizer.eos_token_id]
 
 
-def test_batches_mix_rows_without_one_and_several_pictures(processor):
-    rows = [processor.encode(ask("q" * n, [tiny.picture(i) for i in range(n)]), answer="a") for n in range(3)]
+def test_batches_mix_rows_without_one_and_several_images(processor):
+    rows = [processor.encode(ask("q" * n, [tiny.image(i) for i in range(n)]), answer="a") for n in range(3)]
     batch = processor.collate(rows)
-    assert batch["units"][:, 2].unique().tolist() == [0, 1, 2] and len(batch["pixel_values"]) == 3
+    assert batch["head_inputs"].units[:, 2].unique().tolist() == [0, 1, 2] and len(batch["pixel_values"]) == 3
     assert (batch["attention_mask"].sum(1) == (batch["input_ids"] != processor.tokenizer.pad_token_id).sum(1)).all()
     left = processor.collate(rows, side="left")
     assert left["attention_mask"][0, -1] == 1 and left["attention_mask"][0, 0] == 0
@@ -144,7 +144,7 @@ def test_bad_messages_are_named(processor, messages, match):
         processor.encode(messages)
 
 
-def test_a_missing_picture_is_named(processor, tmp_path):
+def test_a_missing_image_is_named(processor, tmp_path):
     with pytest.raises(ImageError, match="nowhere.png: no such file"):
         processor.encode(ask("q", [tmp_path / "nowhere.png"]))
 
@@ -156,15 +156,13 @@ def test_a_base_without_a_template_is_refused(bases, tmp_path):
         SafeProcessor(stock, K)
 
 
-def test_pictures_in_a_batch_and_after_the_first_are_as_the_bases_processor_makes_them(processor):
-    pictures = [tiny.picture(seed) for seed in (1, 2, 3)]
+def test_images_in_a_batch_and_after_the_first_are_as_the_bases_processor_makes_them(processor):
+    images = [tiny.image(seed) for seed in (1, 2, 3)]
     text = ".".join([processor.image_token] * 3)
-    whole = processor.processor(text=text, images=pictures, return_tensors="pt")
-    apart = [
-        processor.encode(ask("?", [picture])) for picture in pictures
-    ]  # the first finds how many tokens a picture has
+    whole = processor.processor(text=text, images=images, return_tensors="pt")
+    apart = [processor.encode(ask("?", [image])) for image in images]  # the first finds how many tokens an image has
     assert torch.equal(torch.cat([row["pixel_values"] for row in apart]), whole["pixel_values"])
-    assert torch.equal(processor.pixels(pictures)["pixel_values"], whole["pixel_values"])
+    assert torch.equal(processor.pixels(images)["pixel_values"], whole["pixel_values"])
     assert sum(int((row["input_ids"] == processor.image_token_id).sum()) for row in apart) == int(
         (whole["input_ids"] == processor.image_token_id).sum()
     )
@@ -172,5 +170,5 @@ def test_pictures_in_a_batch_and_after_the_first_are_as_the_bases_processor_make
 
 def test_a_processor_can_be_sent_to_another_process(processor):
     again = pickle.loads(pickle.dumps(processor))
-    row, other = (made.encode(ask("What?", [tiny.picture(1)]), answer="A.") for made in (processor, again))
+    row, other = (made.encode(ask("What?", [tiny.image(1)]), answer="A.") for made in (processor, again))
     assert all(torch.equal(row[name], other[name]) for name in row)

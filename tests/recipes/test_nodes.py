@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers import stage_runs as runs
 
-from train.loop.resume import MANIFEST, last_whole
+from train.loop.resume import MANIFEST, last_complete_checkpoint
 
 pytestmark = pytest.mark.recipe
 TWO = {"per_device_train_batch_size": 2}
@@ -93,7 +93,7 @@ def test_under_slurm_a_signal_saves_and_requeues_and_the_next_turn_ends_the_stag
     first.send_signal(signal.SIGUSR1)  # to the batch shell alone, as --signal=B: does
     assert first.wait(timeout=120) != 0
     log = (tmp_path / "first").read_text()
-    step = int(last_whole(tmp_path / "run two", clear=False).name.partition("-")[2])
+    step = int(last_complete_checkpoint(tmp_path / "run two", clear=False).name.partition("-")[2])
     assert f"stopped by signal {int(signal.SIGUSR1)} after step {step}; the same command goes on" in log
     assert 5 <= step < 40 and requeued.read_text() == f"requeue {job['SLURM_JOB_ID']}\n"
     second = turn(tmp_path / "second", config, job)

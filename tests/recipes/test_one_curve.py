@@ -5,7 +5,7 @@ from safetensors.torch import load_file
 
 from data_recipes import load
 from safety_modules.taxonomy import Taxonomy
-from train.loop.sampler import Order
+from train.loop.sampler import StepSampler
 
 pytestmark = pytest.mark.recipe
 ZERO2, ZERO3, OFFLOAD2, OFFLOAD3 = (
@@ -91,10 +91,10 @@ def test_contract_6_stage_2_is_one_curve(data, stage1, stage2, tmp_path, name, p
     same(tmp_path / "run", stage2)
 
 
-def test_the_rows_of_these_runs_meet_every_mixture_of_pictures(data):
-    """In some step one process has a row without a picture while the other has one, two or three."""
+def test_the_rows_of_these_runs_meet_every_mixture_of_images(data):
+    """In some step one process has a row without an image while the other has one, two or three."""
     rows = list(load("custom", data, "train", Taxonomy.default()))
-    order = list(Order(len(rows), 4, 42))
+    order = list(StepSampler(len(rows), 4, 42))
     pairs = {tuple(len(rows[row].images) for row in order[i : i + 2]) for i in range(0, 32, 2)}
     assert {counts for pair in pairs for counts in pair} == {0, 1, 2, 3}
     assert any(min(pair) == 0 < max(pair) for pair in pairs)

@@ -15,8 +15,8 @@ from safety_modules.checkpoints.load import load
 from safety_modules.config import ConfigError
 from safety_modules.taxonomy import Taxonomy
 from train.config import TrainConfig, read_config
-from train.data.dataset import Exchanges
-from train.data.mixture import read_train, refuse_leaks
+from train.data.dataset import ExchangeDataset
+from train.data.mixture import check_leaks, read_train
 from train.run import build, main, prepare, train, training_arguments
 
 TYPES = ("privacy", "clean", "insults")
@@ -36,11 +36,11 @@ STAGE2 = {r"base\..*lora_.*": 1e-2, r"base\..*": None, r"safety\.llm_tokens\..*"
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """Twelve pictures with labels, one row without a picture."""
+    """Twelve images with labels, one row without an image."""
     root = tmp_path_factory.mktemp("data")
     rows = ["image,question,answer,risk_type,risk_level,split"]
     for i in range(12):
-        tiny.picture(i).save(root / f"{i}.png")
+        tiny.image(i).save(root / f"{i}.png")
         rows.append(f"{i}.png,,,{TYPES[i % 3]},,{'validation' if i > 8 else 'train'}")
     rows.append(",what colour?,a red key,clean,0,train")
     (root / "labels.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
@@ -138,7 +138,7 @@ def test_a_run_goes_on_from_its_checkpoint(bases, table, tmp_path):
 def test_stage_2_leaves_an_adapter_that_loads(stage1, table, tmp_path):
     final = train(config(table, tmp_path / "s2", STAGE2, "--modules", stage1, "--lora.rank", 2))
     assert (final / "adapter" / "adapter_model.safetensors").exists()
-    exchange = [ask("what is this?", [tiny.picture(1)])]
+    exchange = [ask("what is this?", [tiny.image(1)])]
     merged, beside = load(final), load(final, merge=False)
     assert SafePipeline(merged).answer(exchange, [""], 4) == SafePipeline(beside).answer(exchange, [""], 4)
     with pytest.raises(ConfigError, match="holds LoRA weights; export it first"):
@@ -160,7 +160,9 @@ def test_hints_come_to_a_share_of_the_risky_rows(bases, table):
     samples = read_train(made.data, taxonomy, 0)[0]
     texts = {}
     for rate in (0.0, 0.5, 1.0):
-        rows = Exchanges(samples, model.processor, taxonomy, dataclasses.replace(made.data, hint_rate=rate), train=True)
+        rows = ExchangeDataset(
+            samples, model.processor, taxonomy, dataclasses.replace(made.data, hint_rate=rate), train=True
+        )
         decoded = [model.processor.tokenizer.decode(row["input_ids"]) for row in rows]
         told = [taxonomy.hints(s.risk_type, s.risk_level) if s.risk_level else [] for s in samples]
         texts[rate] = [(any(hint in text for hint in hints), bool(hints)) for text, hints in zip(decoded, told)]
@@ -179,9 +181,9 @@ def test_forgeries_come_to_a_share_of_the_training_rows_and_keep_question_and_la
     made = config(table, table.parent / "unused", STAGE1, "--base", bases["llava"], *SHAPE)
     samples = list(read_train(made.data, taxonomy, 0)[0]) * 8
     samples = [dataclasses.replace(sample, source=f"{sample.source}/{i}") for i, sample in enumerate(samples)]
-    data = dataclasses.replace(made.data, forge_rate=0.5)
+    data = dataclasses.replace(made.data, injection_rate=0.5)
     for train_, low, high in ((True, 0.3, 0.7), (False, 0.0, 0.0)):
-        rows = Exchanges(samples, model.processor, taxonomy, data, train=train_)
+        rows = ExchangeDataset(samples, model.processor, taxonomy, data, train=train_)
         texts = [rows.messages(sample)[-1]["content"][-1]["text"] for sample in samples]
         assert all(sample.question in text for sample, text in zip(samples, texts))
         assert low <= sum(sample.question != text for sample, text in zip(samples, texts)) / len(samples) <= high
@@ -247,35 +249,35 @@ def test_the_shipped_configurations_are_valid():
         assert read_config(["--config", str(path), *more]).rules
 
 
-def test_a_broken_picture_names_its_row(bases, table, tmp_path, capsys):
+def test_a_broken_image_names_its_row(bases, table, tmp_path, capsys):
     root = tmp_path / "data"
     root.mkdir()
-    (root / "bad.png").write_text("no picture")
+    (root / "bad.png").write_text("no image")
     (root / "labels.csv").write_text("image,risk_type,split\nbad.png,privacy,train\n", encoding="utf-8")
     made = config(table, tmp_path / "run", STAGE1, "--base", bases["llava"], *SHAPE)
-    rows = Exchanges(
+    rows = ExchangeDataset(
         read_train(dataclasses.replace(made.data, root=str(root)), Taxonomy.default(), 0)[0],
         SafeVLM.attach(bases["llava"], tiny.safety_config()).processor,
         Taxonomy.default(),
         made.data,
     )
-    with pytest.raises(ValueError, match=r"labels.csv:2: .*bad.png: not a readable picture"):
+    with pytest.raises(ValueError, match=r"labels.csv:2: .*bad.png: not a readable image"):
         rows[0]
 
 
 def held_out_rows(tmp_path):
-    """A table for training and one for validation, with one picture in both under two names."""
+    """A table for training and one for validation, with one image in both under two names."""
     root = tmp_path / "own"
     root.mkdir()
     for split, start in (("train", 0), ("validation", 10)):
         for number in range(4):
-            tiny.picture(start + number).save(root / f"{split}{number}.png")
+            tiny.image(start + number).save(root / f"{split}{number}.png")
         lines = [f"{split}{number}.png,Q,A,{('clean', 'privacy')[number % 2]}" for number in range(4)]
         (root / f"{split}.csv").write_text("\n".join(["image,question,answer,risk_type", *lines]) + "\n")
     return root
 
 
-def test_the_composition_is_kept_in_the_run_and_a_held_out_picture_stops_it(bases, table, tmp_path, capsys):
+def test_the_composition_is_kept_in_the_run_and_a_held_out_image_stops_it(bases, table, tmp_path, capsys):
     root = held_out_rows(tmp_path)
     options = ["--data.root", root, "--data.validation", json.dumps([{"recipe": "custom", "split": "validation"}])]
     train(config(table, tmp_path / "run", STAGE1, "--base", bases["llava"], *SHAPE, *options, "--trainer.max_steps", 1))
@@ -283,7 +285,7 @@ def test_the_composition_is_kept_in_the_run_and_a_held_out_picture_stops_it(base
     assert part["labels"] == {"clean:0": 2, "privacy:2": 2} and "4 rows to train on" in capsys.readouterr().out
     (root / "train2.png").write_bytes((root / "validation1.png").read_bytes())
     with pytest.raises(
-        ValueError, match=r"1 pictures to train on are held out(.|\n)*train.csv:4: train2.png is validation1"
+        ValueError, match=r"1 images to train on are held out(.|\n)*train.csv:4: train2.png is validation1"
     ):
         train(
             config(
@@ -295,19 +297,19 @@ def test_the_composition_is_kept_in_the_run_and_a_held_out_picture_stops_it(base
     )
 
 
-def test_pictures_of_a_test_table_and_of_a_file_of_marks_are_held_out_too(bases, table, tmp_path):
+def test_images_of_a_test_table_and_of_a_file_of_marks_are_held_out_too(bases, table, tmp_path):
     root = held_out_rows(tmp_path)
     (root / "validation.csv").rename(root / "test.csv")
     made = dataclasses.replace(
         config(table, tmp_path / "r", STAGE1, "--base", bases["llava"], *SHAPE).data, root=str(root), validation=[]
     )
     rows, empty = read_train(made, Taxonomy.default(), 0)[0], Rows.of([])
-    refuse_leaks(made, Taxonomy.default(), rows, empty)
+    check_leaks(made, Taxonomy.default(), rows, empty)
     (root / "train0.png").write_bytes((root / "validation3.png").read_bytes())
     with pytest.raises(ValueError, match="train.csv:2: train0.png is validation3.png of custom test"):
-        refuse_leaks(made, Taxonomy.default(), rows, empty)
+        check_leaks(made, Taxonomy.default(), rows, empty)
     (root / "test.csv").unlink()
-    refuse_leaks(made, Taxonomy.default(), rows, empty)
+    check_leaks(made, Taxonomy.default(), rows, empty)
     held_out.write(tmp_path / "marks.csv", [held_out.mark(root / "validation3.png", "published")])
     with pytest.raises(ValueError, match="of published"):
-        refuse_leaks(dataclasses.replace(made, held_out=[str(tmp_path / "marks.csv")]), Taxonomy.default(), rows, empty)
+        check_leaks(dataclasses.replace(made, held_out=[str(tmp_path / "marks.csv")]), Taxonomy.default(), rows, empty)

@@ -16,14 +16,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from safety_modules.model.losses import lm_loss, safety_losses
 from safety_modules.model.packing import enable_packing
 from safety_modules.model.safe_vlm import SafeVLM
-from safety_modules.prompt.head_inputs import HEAD
 from train.benchmarks import setup
 from train.benchmarks.setup import Plain, Shape
 from train.data.dataset import Collator
 from train.data.head_only import collate_features
 from train.features.shards import Shards
 from train.features.store import FeatureStore
-from train.loop.sampler import Order
+from train.loop.sampler import StepSampler
 from train.loop.trainer import TARGETS
 from train.run import linear_layers
 
@@ -70,7 +69,7 @@ class Training:
         sizes = setup.lengths(shape, shape.pool)
         made = setup.rows(shape, self.model, sizes, not plain, way == "stored")
         grouped = way not in ("plain", "safety", "labels")
-        order = list(Order(len(made), shape.batch, seed=0, lengths=sizes if grouped else None))
+        order = list(StepSampler(len(made), shape.batch, seed=0, lengths=sizes if grouped else None))
         steps = [[made[i] for i in order[start : start + shape.batch]] for start in range(0, len(order), shape.batch)]
         collator = Collator(self.model.processor, packing)
         steps = steps[:limit]
@@ -162,8 +161,8 @@ def training(shape: Shape, device: str, dtype: torch.dtype) -> dict[str, dict[st
     return found
 
 
-def guard(shape: Shape, device: str, dtype: torch.dtype, folder: Path) -> dict[str, float]:
-    """Rows per second of stage 1 (pictures and language model) and of the head alone from stored features."""
+def head_only(shape: Shape, device: str, dtype: torch.dtype, folder: Path) -> dict[str, float]:
+    """Rows per second of stage 1 (images and language model) and of the head alone from stored features."""
     model = setup.build(shape, device, dtype)
     enable_packing(model.base)
     sizes = [(max(8, round(60 * shape.scale)), True)] * shape.pool  # risk data: a short question, a short answer
@@ -200,7 +199,7 @@ def guard(shape: Shape, device: str, dtype: torch.dtype, folder: Path) -> dict[s
             read = (store.of([f"picture {i}"]) for i in part)
             step(collate_features([{**heads[i], **seen} for i, seen in zip(part, read)]))
 
-    times = _in_turn({"stage1": stage1, "guard": alone}, shape.repeats, device)
+    times = _in_turn({"stage1": stage1, "head_only": alone}, shape.repeats, device)
     return {f"{name}_rows_per_second": shape.pool / statistics.median(seconds) for name, seconds in times.items()}
 
 
@@ -234,8 +233,8 @@ def _answers(
         model.generate(plain["input_ids"], plain["attention_mask"], pixels, max_new_tokens=new)
 
     def assess() -> Tensor:
-        features = model.features(pixels)
-        model.assess(**{name: safe[name] for name in HEAD}, features=features)
+        features = model.vision_features(pixels)
+        model.assess(safe["head_inputs"], features=features)
         return features
 
     def both(new: int) -> None:

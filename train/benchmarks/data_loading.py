@@ -26,11 +26,11 @@ from safety_modules.prompt.images import load_image
 from safety_modules.prompt.processor import SafeProcessor
 from safety_modules.taxonomy import Taxonomy
 from train.config import DataConfig
-from train.data.dataset import Exchanges
+from train.data.dataset import ExchangeDataset
 from train.experiments.harness import BASE
 
 WIDTH, HEIGHT = 640, 480
-REPEATS = 4  # rounds over the pictures in one run of the loader: starting its processes then counts little
+REPEATS = 4  # rounds over the images in one run of the loader: starting its processes then counts little
 WORDS = 'the a picture shows "some" man with {hat} and [two] dogs on \\ green grass near é house while it rains'.split()
 OPEN = """
 import resource, sys, time
@@ -62,25 +62,25 @@ def opening(folder: Path, rows: int) -> dict[str, float]:
     }
 
 
-def loading(folder: Path, pictures: int, workers: int) -> dict[str, float]:
+def loading(folder: Path, images: int, workers: int) -> dict[str, float]:
     """Rows per second of a LLaVA JSON with JPEGs, against decoding the same JPEGs, both with the same worker processes.
 
-    `load`: recipe, row and decoded picture. `encode`: with the base's pixel processing and the tokens, ready for the model.
+    `load`: recipe, row and decoded image. `encode`: with the base's pixel processing and the tokens, ready for the model.
     """
-    root = _jpegs(folder / "jpegs", pictures)
+    root = _jpegs(folder / "jpegs", images)
     taxonomy = Taxonomy.default()
     rows = data_recipes.load("llava_instruct", root / "annotations.json", "train", taxonomy)
-    rows = rows.take(np.tile(np.arange(pictures), REPEATS))
+    rows = rows.take(np.tile(np.arange(images), REPEATS))
     processor = SafeProcessor.from_pretrained(BASE, 8)
-    encoded = Exchanges(rows, processor, taxonomy, DataConfig(root="", train=[Source("llava_instruct")]))
-    files = sorted(root.glob("*.jpg"))[:pictures] * REPEATS
+    encoded = ExchangeDataset(rows, processor, taxonomy, DataConfig(root="", train=[Source("llava_instruct")]))
+    files = sorted(root.glob("*.jpg"))[:images] * REPEATS
     speeds = alternate(
         {
             "decode": lambda: _consume(_Each(files, load_image), workers),
             "load": lambda: _consume(_Each(rows, _decoded), workers),
             "encode": lambda: _consume(encoded, workers),
         },
-        pictures * REPEATS,
+        images * REPEATS,
     )
     return {
         "load_ratio": speeds["load"] / speeds["decode"],
@@ -89,34 +89,33 @@ def loading(folder: Path, pictures: int, workers: int) -> dict[str, float]:
     }
 
 
-def auditing(folder: Path, pictures: int, workers: int, batch_size: int = 16) -> dict[str, float]:
-    """Pictures per second of an audit, against the vision tower alone on pixel tensors that lie in memory.
+def auditing(folder: Path, images: int, workers: int, batch_size: int = 16) -> dict[str, float]:
+    """Images per second of an audit, against the vision tower alone on pixel tensors that lie in memory.
 
-    The model has random weights and LLaVA-1.5's proportions at a fifth of its width: 336-pixel pictures, 576 patches, 24 blocks,
+    The model has random weights and LLaVA-1.5's proportions at a fifth of its width: 336-pixel images, 576 patches, 24 blocks,
     a language width of four times the tower's. The tower has one thread in both, as it would have one GPU; the audit's reader is
     a process beside it.
     """
-    root = _jpegs(folder / "jpegs", pictures)
-    files = sorted(root.glob("*.jpg"))[:pictures]
+    root = _jpegs(folder / "jpegs", images)
+    files = sorted(root.glob("*.jpg"))[:images]
     model = _model()
     pixels = model.processor.pixels([load_image(file) for file in files[:batch_size]])["pixel_values"]
-    batches = -(-pictures // batch_size)
+    batches = -(-images // batch_size)
 
     def tower() -> None:
         with torch.inference_mode():
             for _ in range(batches):
-                model.features(pixels)
+                model.vision_features(pixels)
 
     def run() -> None:
         assert (
-            len(list(audit.judge(model, files, [file.name for file in files], batch_size, workers, QUESTION)))
-            == pictures
+            len(list(audit.judge(model, files, [file.name for file in files], batch_size, workers, QUESTION))) == images
         )
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        speeds = alternate({"tower": tower, "audit": run}, pictures)
+        speeds = alternate({"tower": tower, "audit": run}, images)
     finally:
         torch.set_num_threads(threads)
     return {

@@ -12,8 +12,8 @@ from transformers import AutoModelForImageTextToText, CLIPVisionConfig, LlamaCon
 
 from safety_modules.config import SafetyConfig
 from safety_modules.model.head import HeadOutput
-from safety_modules.model.losses import IGNORE
 from safety_modules.model.safe_vlm import SafeVLM
+from safety_modules.prompt.padding import IGNORE
 from safety_modules.prompt.processor import SafeProcessor
 from safety_modules.taxonomy import Taxonomy
 from train.experiments.harness import BASE
@@ -134,33 +134,33 @@ def build(shape: Shape, device: str, dtype: torch.dtype, kind: type[SafeVLM] = S
 
 
 def lengths(shape: Shape, count: int, seed: int = 0) -> list[tuple[int, bool]]:
-    """Tokens of the texts of rows, and whether there is a picture.
+    """Tokens of the texts of rows, and whether there is an image.
 
-    An assumption, made once and the same for all that is compared: most rows a picture and 20 to 1,400 tokens, half below 180,
+    An assumption, made once and the same for all that is compared: most rows an image and 20 to 1,400 tokens, half below 180,
     the others, text alone, up to 2,048, half below 700.
     """
     draw, found = random.Random(seed), []
     for _ in range(count):
-        picture = draw.random() >= TEXT_ONLY
-        middle, spread, most = (180, 0.9, 1400) if picture else (700, 0.7, LONGEST)
+        image = draw.random() >= TEXT_ONLY
+        middle, spread, most = (180, 0.9, 1400) if image else (700, 0.7, LONGEST)
         tokens = min(max(draw.lognormvariate(math.log(middle), spread), 20), most)
-        found.append((max(8, round(tokens * shape.scale)), picture))
+        found.append((max(8, round(tokens * shape.scale)), image))
     return found
 
 
 def rows(
     shape: Shape, model: SafeVLM, sizes: list[tuple[int, bool]], tokens: bool = True, stored: bool = False
 ) -> list[dict]:
-    """Rows as `Exchanges` gives them, of random tokens and pixels; half of a text is its answer.
+    """Rows as `ExchangeDataset` gives them, of random tokens and pixels; half of a text is its answer.
 
     Args: tokens: with the safety tokens. stored: features in place of pixels.
     """
     draw = torch.Generator().manual_seed(1)
     side, patches = shape.vision["image_size"], model.backbone.patches(model.config)
     made = []
-    for number, (size, picture) in enumerate(sizes):
+    for number, (size, image) in enumerate(sizes):
         head = [1]
-        if picture:
+        if image:
             head += (model.processor.safety_ids if tokens else []) + [model.processor.image_token_id] * patches
         text = torch.randint(*WORDS, (size,), generator=draw)
         ids = torch.cat([torch.tensor(head), text])
@@ -169,15 +169,15 @@ def rows(
             "input_ids": ids,
             "labels": torch.where(torch.arange(len(ids)) < asked, IGNORE, ids),
             "question_mask": ((torch.arange(len(ids)) >= len(head)) & (torch.arange(len(ids)) < asked)).long(),
-            "tiles": torch.ones(int(picture), dtype=torch.long),
+            "tiles": torch.ones(int(image), dtype=torch.long),
             "risk_type": torch.tensor(number % 7),
             "risk_level": torch.tensor(number % 4),
             "row": f"row {number}",
         }
         if stored:
             width = model.backbone.vision_width(model.config)
-            row["features"] = torch.randn(int(picture), patches, width, generator=draw).to(torch.bfloat16)
-        elif picture:
+            row["features"] = torch.randn(int(image), patches, width, generator=draw).to(torch.bfloat16)
+        elif image:
             row["pixel_values"] = torch.randn(1, 3, side, side, generator=draw)
         made.append(row)
     return made

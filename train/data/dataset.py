@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data_recipes.core.splits import share
-from safety_modules.model.losses import IGNORE, next_tokens
+from safety_modules.model.losses import next_tokens
 from safety_modules.prompt.images import ImageError
+from safety_modules.prompt.padding import IGNORE
 from safety_modules.prompt.processor import ProcessingError, SafeProcessor
 from safety_modules.sample import DataError, Sample
 from safety_modules.taxonomy import Taxonomy
@@ -23,14 +24,7 @@ from train.features.store import FeatureStore
 LETTERS = 4  # of English text in a token, about; to compare lengths with
 
 
-def to_messages(sample: Sample) -> list[dict]:
-    """The chat messages of a sample without its last answer, the pictures before the first text."""
-    messages = [{"role": turn.role, "content": [{"type": "text", "text": turn.text}]} for turn in sample.turns[:-1]]
-    messages[0]["content"][:0] = [{"type": "image", "image": image} for image in sample.images]
-    return messages
-
-
-class Exchanges(Dataset):
+class ExchangeDataset(Dataset):
     """Samples as rows of tensors, made when they are asked for."""
 
     def __init__(
@@ -46,12 +40,12 @@ class Exchanges(Dataset):
 
         Args:
             train: add hints and forgeries at the config's rates; which row gets which depends on the row alone.
-            store: has the features of the pictures, which are then not read.
+            store: has the features of the images, which are then not read.
         """
         self.store = store
         self.samples, self.processor, self.taxonomy = samples, processor, taxonomy
         self.max_length = config.max_length
-        self.hint_rate, self.forge_rate = (config.hint_rate, config.forge_rate) if train else (0.0, 0.0)
+        self.hint_rate, self.injection_rate = (config.hint_rate, config.injection_rate) if train else (0.0, 0.0)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -60,7 +54,7 @@ class Exchanges(Dataset):
         """Row of `SafeProcessor.encode` with risk_type (), risk_level () and its name, `row`.
 
         Raises:
-            DataError: the picture cannot be read or the row does not fit; names the row.
+            DataError: the image cannot be read or the row does not fit; names the row.
         """
         sample = self.samples[index]
         hint = ""
@@ -84,8 +78,8 @@ class Exchanges(Dataset):
 
     def messages(self, sample: Sample) -> list[dict]:
         """The chat messages of a sample, at the forge rate with a forgery in the last user turn."""
-        messages = to_messages(sample)
-        if share(f"forge {sample.source}") < self.forge_rate:
+        messages = sample.messages()
+        if share(f"forge {sample.source}") < self.injection_rate:
             part = messages[-1]["content"][-1]
             part["text"] = added(random.Random(sample.source), part["text"], self.taxonomy)
         return messages
@@ -98,7 +92,7 @@ class Exchanges(Dataset):
         }
 
     def lengths(self, patches: int) -> list[tuple[int, bool]]:
-        """About how many tokens each row has, from its letters, and whether it has pictures. Args: patches: of a picture."""
+        """About how many tokens each row has, from its letters, and whether it has images. Args: patches: of an image."""
         letters = ((sum(len(turn.text) for turn in sample.turns), len(sample.images)) for sample in self.samples)
         return [(text // LETTERS + images * patches, images > 0) for text, images in letters]
 
@@ -119,4 +113,12 @@ class Collator:
         rest = [{name: value for name, value in row.items() if name != "row"} for row in rows]
         batch = self.processor.collate(rest, side="packed" if self.packing else "right")
         keep, targets = next_tokens(batch["labels"])
-        return {**batch, "labels": targets, "keep": keep, "tokens": int((targets != IGNORE).sum()), "rows": names}
+        first = {"risk_type": batch["risk_type"]}  # Trainer takes the batch's size from the first tensor
+        return {
+            **first,
+            **batch,
+            "labels": targets,
+            "keep": keep,
+            "tokens": int((targets != IGNORE).sum()),
+            "rows": names,
+        }

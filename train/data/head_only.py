@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from safety_modules.prompt.head_inputs import head_inputs
-from train.data.dataset import Exchanges
+from safety_modules.prompt.head_inputs import HeadInputs
+from train.data.dataset import ExchangeDataset
 from train.features.store import FeatureStore
 
 
@@ -21,7 +21,7 @@ class Encoded:
     Attributes:
         tokens: (2, T), input_ids and question_mask, int32.
         label: risk_type and risk_level.
-        keys: of its pictures.
+        keys: of its images.
         name: its place in the data.
     """
 
@@ -31,15 +31,15 @@ class Encoded:
     name: str
 
 
-class Features(Dataset):
-    """`Exchanges` for the head alone: the question's tokens, and what the vision tower made of each picture, computed once.
+class FeatureDataset(Dataset):
+    """`ExchangeDataset` for the head alone: the question's tokens, and what the vision tower made of each image, computed once.
 
     The tower is frozen in both stages of PSA-VLM, so its output never changes; the head's losses have no part in the language
     model's, so a head that is trained alone is the same as one that is trained beside it.
     """
 
-    def __init__(self, rows: Exchanges, store: FeatureStore) -> None:
-        """Args: store: has the features of all pictures of the rows."""
+    def __init__(self, rows: ExchangeDataset, store: FeatureStore) -> None:
+        """Args: store: has the features of all images of the rows."""
         self.rows, self.store = rows, store
         self.encoded: dict[int, Encoded] = {}
 
@@ -48,7 +48,7 @@ class Features(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Row with input_ids and question_mask (T,) of the first position and the question alone, its name, its labels and what
-        `FeatureStore.of` gives of its pictures."""
+        `FeatureStore.of` gives of its images."""
         row = self.encoded.get(index)
         if row is None:
             row = self.encoded[index] = self._encode(index)
@@ -65,7 +65,7 @@ class Features(Dataset):
 
     def _encode(self, index: int) -> Encoded:
         sample = self.rows.samples[index]
-        row = self.rows.processor.encode(self.rows.messages(sample), row=sample.source, pictures=False)
+        row = self.rows.processor.encode(self.rows.messages(sample), row=sample.source, load_images=False)
         kept = row["question_mask"] > 0
         kept[0] = True
         tokens = torch.stack([row["input_ids"][kept], row["question_mask"][kept]]).int().numpy()  # (2, T)
@@ -75,7 +75,7 @@ class Features(Dataset):
 
 
 def collate_features(rows: list[dict[str, Tensor | str]]) -> dict[str, object]:
-    """Rows of `Features` -> a batch: what the head reads, the labels, the rows' names, and the features of all pictures, bf16."""
+    """Rows of `FeatureDataset` -> a batch: what the head reads, the labels, the rows' names, and the features of all images, bf16."""
     labels = {name: torch.stack([row[name] for row in rows]) for name in ("risk_type", "risk_level")}
     features = torch.cat([row["features"] for row in rows])  # (N, P, V)
-    return {**head_inputs(rows), **labels, "features": features, "rows": [row["row"] for row in rows]}
+    return {"head_inputs": HeadInputs.of(rows), **labels, "features": features, "rows": [row["row"] for row in rows]}

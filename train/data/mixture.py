@@ -23,7 +23,7 @@ def read_train(config: DataConfig, taxonomy: Taxonomy, seed: int, answers: bool 
     Args: answers: whether each row needs one; a head alone needs none.
     """
     return mix(
-        config.train, config.root, taxonomy, config.balance, config.clean_share, config.max_repeats, seed, answers
+        config.train, config.root, taxonomy, config.balance, config.clean_fraction, config.max_repeats, seed, answers
     )
 
 
@@ -32,29 +32,29 @@ def read_validation(config: DataConfig, taxonomy: Taxonomy) -> Rows:
     return Rows.join([source.read(config.root, taxonomy, training=False)[0] for source in config.validation])
 
 
-def refuse_leaks(config: DataConfig, taxonomy: Taxonomy, train: Rows, validation: Rows) -> None:
-    """Stop where a picture to train on is one to measure on, under whatever name.
+def check_leaks(config: DataConfig, taxonomy: Taxonomy, train: Rows, validation: Rows) -> None:
+    """Stop where an image to train on is one to measure on, under whatever name.
 
     Held out are the validation sources, the test splits of the training sources where they are on disk, and the files in
-    `held_out`. Files are compared here; pictures that only look the same are found by `python -m data_recipes check`.
+    `held_out`. Files are compared here; images that only look the same are found by `python -m data_recipes check`.
 
     Raises:
         DataError: names the rows.
     """
     held = HeldOut()
-    held.add(held_out.mark(picture, "validation") for picture in held_out.pictures(validation))
+    held.add(held_out.mark(image, "validation") for image in held_out.images(validation))
     for name in config.held_out:
         held.add(held_out.read(Path(name).expanduser()))
     for source in config.train:
         for split, rows in source.test_splits(config.root, taxonomy):
-            held.add(held_out.mark(picture, split) for picture in held_out.pictures(rows))
-    sources = held_out.pictures(train) if held.marks else {}  # reads every row
+            held.add(held_out.mark(image, split) for image in held_out.images(rows))
+    sources = held_out.images(train) if held.marks else {}  # reads every row
     found = held.exact(sources)
     if found:
         lines = [f"{sources[p]}: {p.name} is {mark.name} of {mark.split}" for p, mark in list(found.items())[:SHOWN]]
         more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
         remedy = "remove them from the training data, or from what is held out"
         raise DataError(
-            "\n".join([f"{len(found)} pictures to train on are held out for measuring; {remedy}", *lines, *more])
+            "\n".join([f"{len(found)} images to train on are held out for measuring; {remedy}", *lines, *more])
         )
-    logger.info("no picture to train on is among the %d held out", len(held.marks))
+    logger.info("no image to train on is among the %d held out", len(held.marks))

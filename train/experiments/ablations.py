@@ -24,7 +24,6 @@ from safety_modules.judges.phrases import PhraseJudge
 from safety_modules.pipeline import SafePipeline, SafeResult
 from safety_modules.sample import Sample
 from safety_modules.taxonomy import CLEAN
-from train.data.dataset import to_messages
 from train.experiments.harness import BASE, stage, world
 
 SHARES = (10, 30, 50, 70, 90)  # percent of clean rows
@@ -105,8 +104,8 @@ ROWS = [
     ),
 ]
 COLUMNS = {  # number -> heading
-    "unsafe_safe_image_unsafe_text": "unsafe: safe picture, unsafe text",
-    "unsafe_unsafe_image_safe_text": "unsafe: unsafe picture, safe text",
+    "unsafe_safe_image_unsafe_text": "unsafe: safe image, unsafe text",
+    "unsafe_unsafe_image_safe_text": "unsafe: unsafe image, safe text",
     "unsafe_unsafe_image_unsafe_text": "unsafe: both unsafe",
     "over_refusal_safe_safe": "over-refusal: both safe",
     "over_refusal_look_alikes": "over-refusal: look-alikes",
@@ -153,7 +152,9 @@ class Ablation:
             "[]",
         ]
         shared += ["--trainer.eval_strategy", "no"]
-        return stage("control_guard.yaml", self.home / f"head-{name}", *self._data(name), *shared, *HEADS.get(name, []))
+        return stage(
+            "control_head_only.yaml", self.home / f"head-{name}", *self._data(name), *shared, *HEADS.get(name, [])
+        )
 
     def language(self, name: str) -> tuple[Path, float]:
         """Folder of a trained language model, and its seconds with those of the head it started from."""
@@ -254,7 +255,7 @@ def _cell(seeds: Sequence[dict], name: str) -> str:
 
 
 def _share(root: Path, share: int, rows: int) -> None:
-    """`clean_N.jsonl` beside the world's pictures: N percent clean ones of so many rows, in the order of the world."""
+    """`clean_N.jsonl` beside the world's images: N percent clean ones of so many rows, in the order of the world."""
     path = root / f"clean_{share}.jsonl"
     if path.is_file():
         return
@@ -280,7 +281,7 @@ def _answers(
     for start in range(0, len(samples), BATCH):
         part = judged[start : start + BATCH]
         known = {i: alone[start + i] for i, (_, decision) in enumerate(part) if decision.action == "allow"}
-        results += pipeline.finish([to_messages(s) for s in samples[start : start + BATCH]], part, LIMIT, known=known)
+        results += pipeline.finish([s.messages() for s in samples[start : start + BATCH]], part, LIMIT, known=known)
     return [result.answer for result in results]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from transformers import Cache
 
-from safety_modules.eta import Eta, EtaResult, Speaker
+from safety_modules.eta import AnswerGenerator, Eta, EtaResult
 from safety_modules.eta.evaluators.protocols import Messages
 from safety_modules.eta.search.cache import cut
 from safety_modules.eta.search.search import Path, Search
@@ -37,7 +37,7 @@ class OneByOne(Search):
 
 
 def search_speed(
-    speaker: Speaker, eta: Eta, exchanges: Sequence[Messages], told: Sequence[Messages], repeats: int = 3
+    generator: AnswerGenerator, eta: Eta, exchanges: Sequence[Messages], told: Sequence[Messages], repeats: int = 3
 ) -> dict[str, float]:
     """How many times faster the search is than `OneByOne`, on exchanges that need one.
 
@@ -68,7 +68,7 @@ def search_speed(
         return lambda numbers, texts: eta.match.match([told[first + i] for i in numbers], texts)
 
     def one_by_one() -> list[list[int]]:
-        searches = [OneByOne(speaker, eta.settings, one_reward(i), cosines(i, True)) for i in range(len(exchanges))]
+        searches = [OneByOne(generator, eta.settings, one_reward(i), cosines(i, True)) for i in range(len(exchanges))]
         return [search([ask], [0])[0].said for search, ask in zip(searches, exchanges)]
 
     counts: list[tuple[int, int]] = []  # of each sentence searched one exchange at a time: tokens, steps
@@ -83,7 +83,7 @@ def search_speed(
         said, kind = [], Counted if size == 1 else Search
         for i in range(0, len(exchanges), size):
             part = exchanges[i : i + size]
-            paths = kind(speaker, eta.settings, rewards(i), cosines(i, False))(part, list(range(len(part))))
+            paths = kind(generator, eta.settings, rewards(i), cosines(i, False))(part, list(range(len(part))))
             said += [path.said for path in paths]
         return said
 

@@ -14,7 +14,7 @@ import transformers
 
 from safety_modules.checkpoints.control_files import load_policy
 from safety_modules.checkpoints.load import load
-from safety_modules.eta import Speaker
+from safety_modules.eta import AnswerGenerator
 from safety_modules.eta.evaluators.clip import Clip
 from safety_modules.eta.evaluators.reward import Reward
 from safety_modules.evaluation.metrics import rate
@@ -24,7 +24,6 @@ from safety_modules.pipeline import SafePipeline
 from safety_modules.reporting.report import Report
 from safety_modules.reporting.targets import SIGNS, Target, at_least
 from safety_modules.taxonomy import CLEAN
-from train.data.dataset import to_messages
 from train.experiments import control
 from train.experiments.control_measure import UNSEEN
 from train.experiments.eta_speed import benign_cost, search_speed
@@ -124,10 +123,10 @@ def bench(output: Path, world: Path, seed: int, scale: Scale) -> tuple[Bench, co
         "clip": make_clip(home / "clip", BASE, seed, **scale.clip),
         "reward": make_reward(home / "reward", BASE, seed, **scale.reward),
     }
-    head = load(made.guard, language_model=False)
+    head = load(made.head_only, language_model=False)
     policy = load_policy(made.stage2, head.taxonomy, made.calibration)
     found = Bench(
-        Speaker.from_pretrained(BASE),
+        AnswerGenerator.from_pretrained(BASE),
         SafePipeline(head, policy, made.calibration),
         made.pipeline,
         Clip.from_pretrained(home / "clip"),
@@ -145,7 +144,7 @@ def run(output: Path, world: Path, seed: int = 0, scale: Scale = FULL) -> tuple[
     start = time.perf_counter()
     tools, made, figures = bench(output, world, seed, scale)
     held = made.held[: scale.fitted]
-    fitted = tools.fit([to_messages(s) for s, _ in held], [s.risk_type != CLEAN for s, _ in held], _budget(held))
+    fitted = tools.fit([s.messages() for s, _ in held], [s.risk_type != CLEAN for s, _ in held], _budget(held))
     asked = {"": made.test[: scale.answered], "_ood": rows(made.root, "ood", ood=UNSEEN)[: scale.unseen]}
     systems = answers(tools, asked)
     table = {name: numbers(asked, said, systems[OFF]) for name, said in systems.items()}
@@ -179,7 +178,7 @@ def answers(tools: Bench, asked: dict[str, Sequence[Row]]) -> dict[str, dict[str
     """What each system says to each set of rows; where ETA's search finds nothing safe, it refuses, and beside it it does not."""
     systems: dict[str, dict[str, Said]] = {}
     for name, system in tools.systems().items():
-        said = {end: system([to_messages(sample) for sample, _ in chosen]) for end, chosen in asked.items()}
+        said = {end: system([sample.messages() for sample, _ in chosen]) for end, chosen in asked.items()}
         if "ETA" not in name:
             systems[name] = said
             continue
@@ -222,12 +221,12 @@ def numbers(asked: dict[str, Sequence[Row]], said: dict[str, Said], base: dict[s
 
 def speed(tools: Bench, asked: Sequence[Row], scale: Scale) -> dict[str, float]:
     """How fast the search is, and what benign traffic pays."""
-    exchanges = [to_messages(sample) for sample, _ in asked]
+    exchanges = [sample.messages() for sample, _ in asked]
     stages = [result.stage for result in tools.aligned(exchanges[: 8 * scale.searched])]
     unsafe = [exchange for exchange, stage in zip(exchanges, stages) if stage == "aligned"][: scale.searched]
-    clean = [to_messages(sample) for sample, _ in asked if sample.risk_type == CLEAN][: scale.benign]
+    clean = [sample.messages() for sample, _ in asked if sample.risk_type == CLEAN][: scale.benign]
     found = search_speed(
-        tools.speaker, tools.eta(), unsafe or exchanges[:2], tools.judged(unsafe or exchanges[:2])[1], scale.repeats
+        tools.generator, tools.eta(), unsafe or exchanges[:2], tools.judged(unsafe or exchanges[:2])[1], scale.repeats
     )
     return {
         **{f"search_{name}" if name == "exchanges" else name: value for name, value in found.items()},

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from safety_modules.eta import Eta, EtaResult, EtaSettings, Speaker
+from safety_modules.eta import AnswerGenerator, Eta, EtaResult, EtaSettings
 from safety_modules.eta.baselines import Ecso, system_prompt
-from safety_modules.eta.config_file import Told
-from safety_modules.eta.eta_thresholds import Thresholds
+from safety_modules.eta.config_file import HintInstruction
+from safety_modules.eta.eta_thresholds import EtaThresholds
 from safety_modules.eta.evaluators.clip import Clip
 from safety_modules.eta.evaluators.head import HeadRisk, HeadVerdict
 from safety_modules.eta.evaluators.protocols import Messages, PostEvaluator, PreEvaluator
@@ -60,7 +60,7 @@ class Bench:
         clip, reward: small models of the published classes, trained on this world; the reward reads texts alone.
     """
 
-    speaker: Speaker
+    generator: AnswerGenerator
     head: SafePipeline
     trained: SafePipeline
     clip: Clip
@@ -68,7 +68,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         parts = self.reward.model, self.reward.tokenizer
-        self.told = Reward(*parts, instruction=Told(""))  # with the head's hint, where it has one
+        self.told = Reward(*parts, instruction=HintInstruction(""))  # with the head's hint, where it has one
         self.blind = Reward(*parts, instruction="")
         self.risk = HeadRisk(0.5, self.head.assess)
         self.verdict = HeadVerdict(0.5, self.head.assess)
@@ -81,7 +81,7 @@ class Bench:
         """The base's own answers."""
         size, answers = SETTINGS.batch_size, []
         for start in range(0, len(exchanges), size):
-            answers += self.speaker.plain(exchanges[start : start + size], longest).answers
+            answers += self.generator.plain(exchanges[start : start + size], longest).answers
         return answers
 
     def judged(self, exchanges: Sequence[Messages]) -> tuple[list[float], list[Messages]]:
@@ -94,7 +94,7 @@ class Bench:
                 told.append([{"role": "system", "content": decision.hint}, *exchange] if decision.hint else exchange)
         return risks, told
 
-    def fit(self, exchanges: Sequence[Messages], risky: Sequence[bool], budget: float) -> dict[str, Thresholds]:
+    def fit(self, exchanges: Sequence[Messages], risky: Sequence[bool], budget: float) -> dict[str, EtaThresholds]:
         """Thresholds of each pair of evaluators, on plain answers to labelled exchanges.
 
         The first of a pair keeps the budget, and so do both, as both must flag. The reward's is its own EVEN: the one that keeps
@@ -108,7 +108,7 @@ class Bench:
         }
         found = {}
         for name, (pre, scores, post, read) in pairs.items():
-            found[name] = Thresholds.fit(risky, scores, post(read, answers), budget, pre.unit, post.unit)
+            found[name] = EtaThresholds.fit(risky, scores, post(read, answers), budget, pre.unit, post.unit)
         self.clip.threshold, self.risk.threshold = found["clip"].pre.threshold, found["head"].pre.threshold
         self.blind.threshold = self.told.threshold = EVEN
         self.verdict.threshold = found["verdict"].post.threshold
@@ -123,9 +123,9 @@ class Bench:
     def aligned(self, exchanges: Sequence[Messages], name: str = "head") -> list[EtaResult]:
         """The base with ETA."""
         if name == "clip":
-            return self.eta(name)(self.speaker, exchanges)
+            return self.eta(name)(self.generator, exchanges)
         risks, told = self.judged(exchanges)
-        return self.eta(name)(self.speaker, told if name == "head" else exchanges, exchanges, risks)
+        return self.eta(name)(self.generator, told if name == "head" else exchanges, exchanges, risks)
 
     def systems(self) -> dict[str, System]:
         """All ways of answering, the base first."""

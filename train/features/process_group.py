@@ -14,13 +14,13 @@ T = TypeVar("T")
 WAIT = timedelta(days=7)  # the first to end waits for the last; one that fails is noticed at once
 
 
-class Processes:
+class ProcessGroup:
     """All processes that torchrun started, or this one alone. A context: `with Processes() as processes`.
 
     A process that fails leaves the context, which ends the others where they next wait for it: none waits for ever.
     """
 
-    def __enter__(self) -> Processes:
+    def __enter__(self) -> ProcessGroup:
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         self.rank, self.count = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
         # a group of its own: that of the GPUs takes a wait of half an hour for a fault

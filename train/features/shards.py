@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 
 SUFFIX, PARTIAL = ".safetensors", ".partial"
 NOTES = (
-    "notes"  # (n, 3) of a shard's tensors in the order of their keys: checksum, and the picture's height and width or 0
+    "notes"  # (n, 3) of a shard's tensors in the order of their keys: checksum, and the image's height and width or 0
 )
 DAY = 86400  # seconds
-Entry = tuple[Tensor, Tensor | None]  # features (tiles, P, V) and the picture's height and width (2,)
+Entry = tuple[Tensor, Tensor | None]  # features (tiles, P, V) and the image's height and width (2,)
 
 
 class Shards:
-    """Features of pictures by key, in the files of one folder; read when they are asked for, from memory-mapped files.
+    """Features of images by key, in the files of one folder; read when they are asked for, from memory-mapped files.
 
     Several runs may use the folder at a time. It can be pickled, and goes to the workers of a loader.
     """
@@ -55,7 +55,7 @@ class Shards:
                 names.append(path.name)
             except SafetensorError as error:
                 logger.warning(
-                    "%s: is damaged (%s); it is removed, and its pictures' features are computed anew", path, error
+                    "%s: is damaged (%s); it is removed, and its images' features are computed anew", path, error
                 )
                 path.unlink(missing_ok=True)
         return names
@@ -100,7 +100,7 @@ class Shards:
         return key in self.places
 
     def __getitem__(self, key: str) -> Entry:
-        """Features that lie in the mapped file, not to be written to, and the picture's size.
+        """Features that lie in the mapped file, not to be written to, and the image's size.
 
         Raises:
             DataError: they are damaged. Their shard is removed then.

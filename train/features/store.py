@@ -1,4 +1,4 @@
-"""FeatureStore: what the frozen vision tower makes of each picture, computed once for all runs and stages."""
+"""FeatureStore: what the frozen vision tower makes of each image, computed once for all runs and stages."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from tqdm import tqdm
 
 from safety_modules.errors import UserError
 from safety_modules.model.safe_vlm import SafeVLM
-from safety_modules.prompt.image_batches import Pixels
-from safety_modules.sample import DataError, Picture
-from train.features.content_hashes import Hashes
-from train.features.process_group import Processes
+from safety_modules.prompt.image_batches import ImageBatches
+from safety_modules.sample import DataError, ImageSource
+from train.features.content_hashes import ContentHashes
+from train.features.process_group import ProcessGroup
 from train.features.shards import Entry, Shards
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # raised where this code makes other features of the same picture, tower and settings
-HASHES = "pictures.json"
-BATCH = 32  # pictures in one pass of the tower
+FORMAT = 1  # raised where this code makes other features of the same image, tower and settings
+HASHES = "images.json"
+BATCH = 32  # images in one pass of the tower
 SHARD_BYTES, SHARD_PICTURES = 2**27, 2048  # whichever is reached first; a killed run loses no more in each process
-HEADER = 400  # bytes that a shard has for each picture beside its features, at most
-READERS = 8  # processes that read pictures for one tower, at most
+HEADER = 400  # bytes that a shard has for each image beside its features, at most
+READERS = 8  # processes that read images for one tower, at most
 UNIMPORTANT = (
     "_name_or_path",
     "architectures",
@@ -42,79 +42,79 @@ UNIMPORTANT = (
 
 
 class FeatureStore:
-    """Features of pictures, by content: a picture that was moved, renamed or copied has the ones that it had.
+    """Features of images, by content: an image that was moved, renamed or copied has the ones that it had.
 
     In a folder they lie in shards (see `Shards`), apart for each tower, and are read when they are asked for; without one they
     are held in memory. A store can be pickled, and goes to the workers of a loader; the model does not go with it.
     """
 
-    def __init__(self, keys: dict[Picture, str], empty: Tensor, shards: Shards | None) -> None:
-        """Made by `compute`. Args: keys: SHA-256 of each picture. empty: (0, P, V). shards: None to hold them in memory."""
+    def __init__(self, keys: dict[ImageSource, str], empty: Tensor, shards: Shards | None) -> None:
+        """Made by `compute`. Args: keys: SHA-256 of each image. empty: (0, P, V). shards: None to hold them in memory."""
         self.keys, self.empty, self.shards = keys, empty, shards
         self.entries: dict[str, Entry] | Shards = {} if shards is None else shards
 
     @classmethod
     def compute(
-        cls, model: SafeVLM, pictures: Iterable[Picture], folder: str | Path | None = None, workers: int | None = None
+        cls, model: SafeVLM, images: Iterable[ImageSource], folder: str | Path | None = None, workers: int | None = None
     ) -> FeatureStore:
-        """The store of some pictures; of those that are not in the folder, each process of the run computes its share.
+        """The store of some images; of those that are not in the folder, each process of the run computes its share.
 
-        Every process of the run must call it, with the same pictures, and then has all of them.
+        Every process of the run must call it, with the same images, and then has all of them.
 
         Args:
             model: on the device where its tower is to run, with frozen weights.
-            pictures: of any number of samples, some of them more than once.
+            images: of any number of samples, some of them more than once.
             folder: where features are kept for further runs, in bfloat16; None to hold them in memory.
-            workers: processes beside this one that read pictures; None for as many as there are cores, at most READERS.
+            workers: processes beside this one that read images; None for as many as there are cores, at most READERS.
 
         Raises:
-            DataError: a picture cannot be read.
+            DataError: an image cannot be read.
             UserError: the features do not fit on the disk, or another process has ended. Whole shards are kept then.
         """
-        pictures = list(dict.fromkeys(pictures))
+        images = list(dict.fromkeys(images))
         folder = None if folder is None else Path(folder).expanduser()
         shards = None if folder is None else Shards(folder / tower_digest(model))
-        hashes = Hashes(folder and folder / HASHES)
-        with Processes() as processes:
-            mine = hashes.of(processes.share(pictures))
+        hashes = ContentHashes(folder and folder / HASHES)
+        with ProcessGroup() as processes:
+            mine = hashes.of(processes.share(images))
             # what is stored is what the first process sees before any computes, so that all agree on what is missing
             sound = shards.sound() if shards is not None and processes.rank == 0 else []
             found = processes.gather((mine, hashes.new, sound))
-            keys = dict.fromkeys(pictures, "")
+            keys = dict.fromkeys(images, "")
             for rank, (theirs, _, _) in enumerate(found):
-                keys |= zip(processes.share(pictures, rank), theirs)
-            store = cls(keys, model.features(None).to("cpu", torch.bfloat16), shards)
-            contents = {key: picture for picture, key in keys.items()}
+                keys |= zip(processes.share(images, rank), theirs)
+            store = cls(keys, model.vision_features(None).to("cpu", torch.bfloat16), shards)
+            contents = {key: image for image, key in keys.items()}
             if shards is not None:
                 if processes.rank == 0:
                     hashes.keep(new for _, new, _ in found)
                 shards.find(found[0][2], contents)
-            missing = {key: picture for key, picture in contents.items() if key not in store.entries}
-            logger.info("features of %d pictures, of which %d are not stored yet", len(contents), len(missing))
+            missing = {key: image for key, image in contents.items() if key not in store.entries}
+            logger.info("features of %d images, of which %d are not stored yet", len(contents), len(missing))
             if missing:
                 store._fill(model, processes, missing, workers)
         return store
 
-    def of(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
+    def of(self, images: Sequence[ImageSource]) -> dict[str, Tensor]:
         """What stands for pixel_values in a row.
 
-        Args: pictures: of one sample, n, from 0.
+        Args: images: of one sample, n, from 0.
 
         Returns:
-            features (N, P, V), bfloat16, one after another, not to be written to; tiles (n,), the parts of N that each picture
+            features (N, P, V), bfloat16, one after another, not to be written to; tiles (n,), the parts of N that each image
             has, 1 where the base has none. For LLaVA-NeXT image_sizes (n, 2), height and width, where n > 0.
 
         Raises:
-            DataError: a picture has no features here, or they are damaged.
+            DataError: an image has no features here, or they are damaged.
         """
-        return self.read(self.find(pictures))
+        return self.read(self.find(images))
 
-    def find(self, pictures: Sequence[Picture]) -> tuple[str, ...]:
-        """Keys of pictures, for `read`."""
+    def find(self, images: Sequence[ImageSource]) -> tuple[str, ...]:
+        """Keys of images, for `read`."""
         try:
-            return tuple(self.keys[picture] for picture in pictures)
+            return tuple(self.keys[image] for image in images)
         except KeyError as error:
-            raise DataError(f"{error.args[0]}: has no features in this store; compute it with this picture") from error
+            raise DataError(f"{error.args[0]}: has no features in this store; compute it with this image") from error
 
     def read(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """As `of`, by keys that `find` gave."""
@@ -125,7 +125,9 @@ class FeatureStore:
         sizes = [size for _, size in entries if size is not None]
         return {**row, "image_sizes": torch.stack(sizes)} if sizes else row
 
-    def _fill(self, model: SafeVLM, processes: Processes, missing: dict[str, Picture], workers: int | None) -> None:
+    def _fill(
+        self, model: SafeVLM, processes: ProcessGroup, missing: dict[str, ImageSource], workers: int | None
+    ) -> None:
         """Compute this process's share of what is missing, and take up the others'."""
         mine = {key: missing[key] for key in processes.share(list(missing))}
         room = ""
@@ -143,18 +145,18 @@ class FeatureStore:
             else:
                 self.shards.find([part], missing)
 
-    def _bytes(self, model: SafeVLM, pictures: Sequence[Picture]) -> int:
-        """What pictures take in shards, at most: a picture that its EXIF turns is counted as the larger of both ways."""
+    def _bytes(self, model: SafeVLM, images: Sequence[ImageSource]) -> int:
+        """What images take in shards, at most: an image that its EXIF turns is counted as the larger of both ways."""
         _, patches, width = self.empty.shape
-        tiles = model.backbone.tiles(model.config, len(pictures), None)
-        if len(tiles) < len(pictures):  # they depend on the pictures' sizes
-            sizes = torch.tensor([_size(picture) for picture in pictures])  # (n, 2)
-            ways = (model.backbone.tiles(model.config, len(pictures), way) for way in (sizes, sizes.flip(1)))
+        tiles = model.backbone.tiles(model.config, len(images), None)
+        if len(tiles) < len(images):  # they depend on the images' sizes
+            sizes = torch.tensor([_size(image) for image in images])  # (n, 2)
+            ways = (model.backbone.tiles(model.config, len(images), way) for way in (sizes, sizes.flip(1)))
             tiles = list(map(max, *ways))
-        return sum(tiles) * patches * width * self.empty.element_size() + len(pictures) * HEADER
+        return sum(tiles) * patches * width * self.empty.element_size() + len(images) * HEADER
 
     def _room(self, count: int, need: int) -> str:
-        """What the missing pictures need and what there is, in words.
+        """What the missing images need and what there is, in words.
 
         Raises:
             UserError: there is less.
@@ -168,7 +170,7 @@ class FeatureStore:
                 f"{folder}: cannot be made ({error.strerror}); name another folder as data.features"
             ) from error
         room = (
-            f"the features of {count} pictures need {_shown(need)} there and {_shown(free)} were free at the start; make room, "
+            f"the features of {count} images need {_shown(need)} there and {_shown(free)} were free at the start; make room, "
             "or name a folder on another disk as data.features: what is stored is not computed again"
         )
         if need > free:
@@ -177,7 +179,7 @@ class FeatureStore:
 
 
 def tower_digest(model: SafeVLM) -> str:
-    """Of everything that a picture's features depend on: the tower's weights, which of its layers, and how pixels are made."""
+    """Of everything that an image's features depend on: the tower's weights, which of its layers, and how pixels are made."""
     images = model.processor.processor.image_processor
     config = model.config.to_dict()
     settings = {
@@ -194,19 +196,23 @@ def tower_digest(model: SafeVLM) -> str:
 
 
 def _entries(
-    model: SafeVLM, pictures: dict[str, Picture], workers: int | None, shown: bool
+    model: SafeVLM, images: dict[str, ImageSource], workers: int | None, shown: bool
 ) -> Iterator[tuple[str, Entry]]:
-    """Key, and features with the picture's size, of one picture after another."""
+    """Key, and features with the image's size, of one image after another."""
     if workers is None:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes on this machine, as torchrun says
-        workers = min(READERS, max(1, (os.cpu_count() or 1) // here)) if len(pictures) > BATCH else 0
-    loader = DataLoader(Pixels(model.processor, list(pictures.values()), BATCH), batch_size=None, num_workers=workers)
-    keys = iter(pictures)
+        workers = min(READERS, max(1, (os.cpu_count() or 1) // here)) if len(images) > BATCH else 0
+    loader = DataLoader(
+        ImageBatches(model.processor, list(images.values()), BATCH), batch_size=None, num_workers=workers
+    )
+    keys = iter(images)
     for errors, pixels in tqdm(loader, desc=f"features, batches of {BATCH}", leave=False, disable=not shown):
         for error in filter(None, errors):
             raise DataError(error)
         sizes = pixels.get("image_sizes")
-        features = model.features(pixels["pixel_values"].to(model.device), sizes).to("cpu", torch.bfloat16)  # (N, P, V)
+        features = model.vision_features(pixels["pixel_values"].to(model.device), sizes).to(
+            "cpu", torch.bfloat16
+        )  # (N, P, V)
         tiles = model.backbone.tiles(model.config, len(errors), sizes)
         for place, part in enumerate(features.split(tiles)):
             yield next(keys), (part, None if sizes is None else sizes[place].long())
@@ -226,11 +232,11 @@ def _parts(entries: Iterable[tuple[str, Entry]]) -> Iterator[dict[str, Entry]]:
         yield part
 
 
-def _size(picture: Picture) -> tuple[int, int]:
+def _size(image: ImageSource) -> tuple[int, int]:
     """Height and width as the file's head has them; of a broken one any, since the tower's reader will name it."""
     try:
-        with Image.open(picture if isinstance(picture, Path) else io.BytesIO(picture.read_bytes())) as image:
-            return image.height, image.width
+        with Image.open(image if isinstance(image, Path) else io.BytesIO(image.read_bytes())) as opened:
+            return opened.height, opened.width
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return 1, 1
 

@@ -13,7 +13,7 @@ from train.loop.trainer import SafetyTrainer
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def refuse_setting(config: TrainConfig, arguments: TrainingArguments) -> None:
+def check_settings(config: TrainConfig, arguments: TrainingArguments) -> None:
     """Stop before anything is loaded where a setting would train something else than it says.
 
     Raises:
@@ -42,7 +42,7 @@ def refuse_setting(config: TrainConfig, arguments: TrainingArguments) -> None:
         )
 
 
-def refuse_rules(config: TrainConfig, trained: set[str]) -> None:
+def check_rules(config: TrainConfig, trained: set[str]) -> None:
     """Stop before the first step where the rules train what this stage cannot.
 
     Args: trained: names of the parameters that the rules train.
@@ -51,13 +51,13 @@ def refuse_rules(config: TrainConfig, trained: set[str]) -> None:
         ConfigError: value, rule and remedy.
     """
     _check_tower(trained, config.data.features)
-    if config.guard:
-        _check_guard(trained)
+    if config.head_only:
+        _check_head_only(trained)
     if config.lora:
         _check_lora(trained)
 
 
-def refuse_precision(trainer: SafetyTrainer) -> None:
+def check_precision(trainer: SafetyTrainer) -> None:
     """Refuse to train weights of 16 bits without a 32-bit copy of them."""
     short = [
         n
@@ -76,17 +76,17 @@ def _check_tower(trained: set[str], features: str | None) -> None:
     moved = sorted(name for name in trained if "vision_tower" in name)
     if moved and features:
         raise ConfigError(
-            f"data.features: {features} holds what the vision tower makes of pictures, but {moved[0]!r} is trained; freeze it "
+            f"data.features: {features} holds what the vision tower makes of images, but {moved[0]!r} is trained; freeze it "
             "with null in the rules, or set data.features to null"
         )
 
 
-def _check_guard(trained: set[str]) -> None:
+def _check_head_only(trained: set[str]) -> None:
     """Refuse a guard stage that would train what it does not run."""
     idle = sorted(name for name in trained if not name.startswith("safety.") or name.startswith("safety.llm_tokens."))
     if idle:
         raise ConfigError(
-            f"guard: the language model is not run, so {idle[0]!r} cannot be trained; freeze it with null in the rules, above "
+            f"head_only: the language model is not run, so {idle[0]!r} cannot be trained; freeze it with null in the rules, above "
             "the rule that trains it"
         )
 

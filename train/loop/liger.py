@@ -14,7 +14,7 @@ KERNELS = ("rope", "rms_norm", "swiglu")
 LOSSES = ("cross_entropy", "fused_linear_cross_entropy")  # left out: logits are computed only where labels are
 
 
-def refuse_kernels(config: TrainConfig, arguments: TrainingArguments) -> None:
+def check_liger(config: TrainConfig, arguments: TrainingArguments) -> None:
     """Stop before anything is loaded where `trainer.use_liger_kernel` cannot be had.
 
     Raises:
@@ -22,7 +22,7 @@ def refuse_kernels(config: TrainConfig, arguments: TrainingArguments) -> None:
     """
     if not config.trainer.get("use_liger_kernel"):
         return
-    if config.guard:
+    if config.head_only:
         raise ConfigError("trainer.use_liger_kernel with guard: the language model is not run; remove one of them")
     for name in arguments.liger_kernel_config or {}:
         if name not in KERNELS:
@@ -41,7 +41,7 @@ def refuse_kernels(config: TrainConfig, arguments: TrainingArguments) -> None:
         ) from error
 
 
-def apply_kernels(base: PreTrainedModel, chosen: dict[str, bool] | None = None) -> None:
+def apply_liger(base: PreTrainedModel, chosen: dict[str, bool] | None = None) -> None:
     """Put Liger's kernels into the language model in place; the vision tower and the safety modules stay as they are.
 
     Liger also replaces them in the module of transformers that the language model is from: later models of this process have

@@ -15,7 +15,7 @@ class TrainingError(UserError):
     """Training cannot go on; the message says where, and what can be done."""
 
 
-class Watch:
+class LossWatch:
     """The loss terms of each micro-batch since they were last logged, with the names of its rows."""
 
     def __init__(self, accelerator: Accelerator) -> None:

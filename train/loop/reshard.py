@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 SUFFIX = "_universal"
 
 
-def cut_for_others(checkpoint: Path, processes: int) -> bool:
+def needs_resharding(checkpoint: Path, processes: int) -> bool:
     """Whether the checkpoint is DeepSpeed's and of another number of processes."""
     written = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["processes"]
     return (checkpoint / "latest").is_file() and written != processes

@@ -25,7 +25,7 @@ FOLDER = re.compile(r"checkpoint-(\d+)")
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # of torchrun and schedulers that end a job
 
 
-class Stop(TrainerCallback):
+class StopOnSignal(TrainerCallback):
     """On SIGTERM or SIGUSR1 finish the step, save and stop, on all processes after the same step.
 
     `received` is the signal's number, or 0.
@@ -60,7 +60,7 @@ class Stop(TrainerCallback):
         self.received = number
 
 
-class Manifest(TrainerCallback):
+class CheckpointManifest(TrainerCallback):
     """After a checkpoint, the list of its files: one without the list, or that differs from it, is not whole."""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
@@ -100,7 +100,7 @@ def fault(folder: Path) -> str:
     return ""
 
 
-def last_whole(output: str | Path, clear: bool = True) -> Path | None:
+def last_complete_checkpoint(output: str | Path, clear: bool = True) -> Path | None:
     """The newest whole checkpoint of a run, or None.
 
     Args: clear: the first process removes the others that are newer: Trainer would count them, and delete a good one in their
@@ -119,7 +119,7 @@ def last_whole(output: str | Path, clear: bool = True) -> Path | None:
     return None
 
 
-def same_steps(checkpoint: Path, batch: int, accumulation: int, processes: int) -> int:
+def matching_accumulation(checkpoint: Path, batch: int, accumulation: int, processes: int) -> int:
     """The accumulation with which a step has as many rows as before, on another number of processes or with another batch.
 
     So the run goes on at the right row, with the same schedule.
@@ -158,7 +158,7 @@ def same_steps(checkpoint: Path, batch: int, accumulation: int, processes: int) 
 
 def disk_error(error: Exception, output: str | Path) -> TrainingError:
     """What to say when a checkpoint cannot be written."""
-    last = last_whole(output, clear=False)
+    last = last_complete_checkpoint(output, clear=False)
     free = shutil.disk_usage(output).free / 2**30
     kept = f"{last} is whole; the same command goes on from it" if last else "there is no earlier checkpoint"
     reason = str(error).strip().splitlines()[0]
@@ -167,13 +167,13 @@ def disk_error(error: Exception, output: str | Path) -> TrainingError:
     )
 
 
-def half_written(output: str | Path, step: int) -> bool:
+def is_incomplete(output: str | Path, step: int) -> bool:
     """Whether a checkpoint of this step was begun and not ended."""
     folder = Path(output) / f"checkpoint-{step}"
     return folder.is_dir() and not (folder / MANIFEST).is_file()
 
 
-def from_worker(error: Exception) -> str:
+def worker_message(error: Exception) -> str:
     """The message of an error that a loader's worker passed on with its whole traceback around it."""
     text = str(error).strip()
     return text.splitlines()[-1].partition(": ")[2] if "Original Traceback" in text else text

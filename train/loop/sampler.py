@@ -12,20 +12,20 @@ MIXED = 50  # steps among which rows are sorted by length: enough to be alike, f
 PARTS = 4  # of a small data set at least, so that its steps differ from epoch to epoch
 
 
-class Order(Sampler[int]):
+class StepSampler(Sampler[int]):
     """The rows of an epoch, shuffled, in whole steps.
 
     The order depends on the rows of a step, and not on how many processes, batches and accumulations share them: so a run
     gives one curve on any machine, and goes on at the right row on another one. The last step of an epoch is filled up with
     the epoch's first rows.
 
-    With `lengths`, rows with and without pictures are in different steps, and those of a step are of about equal length: less
+    With `lengths`, rows with and without images are in different steps, and those of a step are of about equal length: less
     padding, and processes that do not wait for each other. The step of the longest rows is the first of all, so that memory
     runs out at once or never. Source: the original LLaVA recipe groups so; there the order depends on the number of processes.
     """
 
     def __init__(self, rows: int, step: int, seed: int, lengths: Sequence[tuple[int, bool]] | None = None) -> None:
-        """Args: step: rows of an optimizer step, on all processes. lengths: of each row, and whether it has pictures."""
+        """Args: step: rows of an optimizer step, on all processes. lengths: of each row, and whether it has images."""
         self.rows, self.step, self.seed, self.lengths = rows, step, seed, lengths
         self.epoch = 0
 

@@ -14,10 +14,10 @@ from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerContro
 
 from safety_modules.evaluation.metrics import head_metrics
 from safety_modules.model.losses import safety_losses
-from train.loop.loss_watch import Watch
+from train.loop.loss_watch import LossWatch
 from train.loop.param_groups import param_groups
-from train.loop.sampler import Order
-from train.loop.zero_weights import lean_engine, whole_weights
+from train.loop.sampler import StepSampler
+from train.loop.zero_weights import gather_weights, skip_frozen_weights
 
 TARGETS = ("labels", "risk_type", "risk_level", "tokens", "rows")
 
@@ -25,7 +25,7 @@ TARGETS = ("labels", "risk_type", "risk_level", "tokens", "rows")
 class SafetyTrainer(Trainer):
     """Public methods of Trainer overridden, no private one. No step waits for the device but those that log or save.
 
-    `rules` are those of `stages.param_groups`; `head_weight` that of `losses.safety_losses`; `lengths` that of `order.Order`.
+    `rules` are those of `stages.param_groups`; `head_weight` that of `losses.safety_losses`; `lengths` that of `order.StepSampler`.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class SafetyTrainer(Trainer):
         self.head_weight, self.lengths = head_weight, lengths
         self.rows_of_step = 0  # of this process
         super().__init__(*args, compute_metrics=measure, **trainer)
-        self.watch = Watch(self.accelerator)
+        self.watch = LossWatch(self.accelerator)
 
     def create_accelerator_and_postprocess(self) -> None:
         """Let DeepSpeed, too, keep and load no frozen weights."""
         super().create_accelerator_and_postprocess()
         if self.is_deepspeed_enabled:
-            lean_engine(self.accelerator)
+            skip_frozen_weights(self.accelerator)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer that the arguments name, with the rules' learning rates.
@@ -72,11 +72,11 @@ class SafetyTrainer(Trainer):
         return self.optimizer
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches in the order of `order.Order`, read ahead by the arguments' workers."""
+        """Batches in the order of `order.StepSampler`, read ahead by the arguments' workers."""
         args = self.args
         step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        order = Order(len(self.train_dataset), step, args.seed, self.lengths)
-        self.add_callback(Epochs(order))
+        order = StepSampler(len(self.train_dataset), step, args.seed, self.lengths)
+        self.add_callback(EpochCallback(order))
         loader = DataLoader(
             self.train_dataset,
             batch_size=args.train_batch_size,
@@ -149,16 +149,16 @@ class SafetyTrainer(Trainer):
         """
         self.watch.check()
         folder = Path(output_dir or self.args.output_dir)
-        state = whole_weights(self.model, self.trained, keep=self.args.should_save)  # every process takes part
+        state = gather_weights(self.model, self.trained, keep=self.args.should_save)  # every process takes part
         if self.args.should_save:
             folder.mkdir(parents=True, exist_ok=True)
             save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-class Epochs(TrainerCallback):
+class EpochCallback(TrainerCallback):
     """Tells the order which epoch begins: on several processes accelerate does not where a run goes on amid an epoch."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: StepSampler) -> None:
         self.order = order
 
     def on_epoch_begin(

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 
-def whole_weights(model: nn.Module, names: Collection[str], keep: bool = True) -> dict[str, Tensor]:
+def gather_weights(model: nn.Module, names: Collection[str], keep: bool = True) -> dict[str, Tensor]:
     """Parameters and buffers by name, whole and on the CPU; every process must call it.
 
     Under ZeRO what is trained comes from the optimizer's 32-bit copy, and what is frozen is collected from its shards, one
@@ -39,7 +39,7 @@ def _whole(value: Tensor) -> Tensor:
     return value
 
 
-def lean_engine(accelerator: Accelerator) -> None:
+def skip_frozen_weights(accelerator: Accelerator) -> None:
     """Have DeepSpeed's engines write no frozen parameters, and expect none: they are the base's, which stays where it is."""
     prepare = accelerator.prepare
 

@@ -16,13 +16,13 @@ from transformers import TrainingArguments
 
 from safety_modules.config import ConfigError
 from train.config import TrainConfig
-from train.data.dataset import Exchanges
+from train.data.dataset import ExchangeDataset
 from train.data.mixture import read_train
-from train.loop.checks import refuse_setting
-from train.loop.resume import last_whole, same_steps
+from train.loop.checks import check_settings
+from train.loop.resume import last_complete_checkpoint, matching_accumulation
 from train.planning.activations import Batch, activations, longest
 from train.planning.memory import CUDA, FULL, GIB, TIGHT, States, Strategy, checkpoint_bytes, states
-from train.planning.meta_model import Blueprint, Count
+from train.planning.meta_model import Count, MetaModel
 from train.planning.throughput import Speed
 from train.run import training_arguments
 
@@ -103,17 +103,17 @@ def plan(config: TrainConfig, processes: int, memory: float | None = None) -> Pl
     if memory is None:
         memory = torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else 80.0
     arguments = _arguments(config)
-    last = last_whole(config.output, clear=False)
+    last = last_complete_checkpoint(config.output, clear=False)
     batch, parts = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
-    parts = same_steps(last, batch, parts, processes) if last else parts
-    blueprint = Blueprint.of(config)
-    rows, _ = read_train(config.data, blueprint.model.taxonomy, arguments.seed, answers=not config.guard)
-    rows = Exchanges(rows, blueprint.model.processor, blueprint.model.taxonomy, config.data, train=True)
-    patches = blueprint.model.backbone.patches(blueprint.model.config)
-    largest = longest(rows, patches, batch, config.data.packing and not config.guard)
-    table = [_row(name, blueprint, config, arguments, largest, processes, memory * GIB) for name in STRATEGIES]
-    steps = _steps(config, arguments, blueprint, len(rows), batch * parts * processes, last)
-    return Plan(blueprint.counts(), largest, table, steps, None, processes, memory * GIB)
+    parts = matching_accumulation(last, batch, parts, processes) if last else parts
+    meta_model = MetaModel.of(config)
+    rows, _ = read_train(config.data, meta_model.model.taxonomy, arguments.seed, answers=not config.head_only)
+    rows = ExchangeDataset(rows, meta_model.model.processor, meta_model.model.taxonomy, config.data, train=True)
+    patches = meta_model.model.backbone.patches(meta_model.model.config)
+    largest = longest(rows, patches, batch, config.data.packing and not config.head_only)
+    table = [_row(name, meta_model, config, arguments, largest, processes, memory * GIB) for name in STRATEGIES]
+    steps = _steps(config, arguments, meta_model, len(rows), batch * parts * processes, last)
+    return Plan(meta_model.counts(), largest, table, steps, None, processes, memory * GIB)
 
 
 def _arguments(config: TrainConfig) -> TrainingArguments:
@@ -127,7 +127,7 @@ def _arguments(config: TrainConfig) -> TrainingArguments:
         raise ConfigError(f"trainer.deepspeed: there is no file {path!r}; name one, e.g. {CONFIGS}/zero2.json")
     settings = json.loads(Path(path).read_text(encoding="utf-8")) if isinstance(path, str) else path or {}
     asked = SimpleNamespace(n_gpu=0, deepspeed=path, hf_deepspeed_config=SimpleNamespace(config=settings))
-    refuse_setting(config, asked)
+    check_settings(config, asked)
     return arguments
 
 
@@ -152,23 +152,23 @@ def strategy(name: str, width: int) -> Strategy:
 
 def _row(
     name: str,
-    blueprint: Blueprint,
+    meta_model: MetaModel,
     config: TrainConfig,
     arguments: TrainingArguments,
     batch: Batch,
     processes: int,
     memory: float,
 ) -> Row:
-    chosen = strategy(name, blueprint.model.backbone.language_width(blueprint.model.config))
+    chosen = strategy(name, meta_model.model.backbone.language_width(meta_model.model.config))
     half = arguments.fp16 or arguments.bf16
-    whole = torch.float32 if chosen.stage else blueprint.model.base.dtype
+    whole = torch.float32 if chosen.stage else meta_model.model.base.dtype
     compute = (torch.float16 if arguments.fp16 else torch.bfloat16) if half else whole
-    held = states(blueprint.weights(), chosen, blueprint.optimizer(arguments.optim), processes, half)
+    held = states(meta_model.weights(), chosen, meta_model.optimizer(arguments.optim), processes, half)
     cast = half and not chosen.stage
-    kept = activations(blueprint, config, batch, compute, arguments.gradient_checkpointing, cast)
+    kept = activations(meta_model, config, batch, compute, arguments.gradient_checkpointing, cast)
     peak = CUDA + held.stay + max(sum(kept.values()), held.step)
     verdict = "fits" if peak <= TIGHT * memory else "tight" if peak <= FULL * memory else "no"
-    if not chosen.stage and blueprint.short():
+    if not chosen.stage and meta_model.short():
         verdict = "needs dtype float32"
     if chosen.stage == 3 and config.quantize:
         verdict = "not with quantize"
@@ -178,7 +178,7 @@ def _row(
 def _steps(
     config: TrainConfig,
     arguments: TrainingArguments,
-    blueprint: Blueprint,
+    meta_model: MetaModel,
     rows: int,
     rows_of_step: int,
     last: Path | None,
@@ -189,13 +189,13 @@ def _steps(
     count = {"no": 0, "epoch": math.ceil(total / per_epoch), "steps": math.ceil(total / each)}.get(
         str(arguments.save_strategy.value), 0
     )
-    weights = blueprint.weights()
-    size = checkpoint_bytes(weights, blueprint.optimizer(arguments.optim), bool(config.trainer.get("deepspeed")))
+    weights = meta_model.weights()
+    size = checkpoint_bytes(weights, meta_model.optimizer(arguments.optim), bool(config.trainer.get("deepspeed")))
     kept = (
         min(count, arguments.save_total_limit + 1) if arguments.save_total_limit else count
     )  # one more while it is written
-    full = not config.lora and blueprint.trains("vision tower", "base projector", "language model", "output layer")
-    final = sum(c.bytes for c in blueprint.counts() if c.trained or full or c.part in SAFETY)
+    full = not config.lora and meta_model.trains("vision tower", "base projector", "language model", "output layer")
+    final = sum(c.bytes for c in meta_model.counts() if c.trained or full or c.part in SAFETY)
     place = next(
         folder
         for folder in (Path(config.output).absolute(), *Path(config.output).absolute().parents)

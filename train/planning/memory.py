@@ -260,7 +260,7 @@ def logit_bytes(positions: int, vocabulary: int, width: int, compute: int) -> in
 
 
 def module_bytes(
-    pictures: int,
+    images: int,
     patches: int,
     vision: int,
     width: int,
@@ -277,13 +277,13 @@ def module_bytes(
     key its norm's input and the key itself, 2 x 4 D.
 
     Args:
-        pictures: that the projector sees in a micro-batch. patches: P. vision: V. width: C. blocks: residual blocks;
+        images: that the projector sees in a micro-batch. patches: P. vision: V. width: C. blocks: residual blocks;
             0 for an MLP. language: D. keys: head tokens, patches and question, of all units of the micro-batch.
         wide: bytes of a value that is not multiplied; 4, because a GPU's autocast computes norms in 32 bits.
     """
     block = 3 * compute * width + 7 * wide * width
     shortcut = 2 * compute * vision + wide * width if blocks else compute * vision
-    return pictures * patches * (blocks * block + shortcut + compute * (width + 2 * language)) + keys * 8 * language
+    return images * patches * (blocks * block + shortcut + compute * (width + 2 * language)) + keys * 8 * language
 
 
 def checkpoint_bytes(weights: Weights, optimizer: float, copies: bool) -> float:

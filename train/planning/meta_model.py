@@ -17,7 +17,7 @@ from safety_modules.model.safe_vlm import SafeVLM
 from safety_modules.prompt.processor import SafeProcessor
 from safety_modules.taxonomy import Taxonomy
 from train.config import TrainConfig
-from train.loop.checks import refuse_rules
+from train.loop.checks import check_rules
 from train.loop.param_groups import param_groups
 from train.planning.memory import Weights, optimizer_bytes, quantised_bits
 from train.run import add_lora
@@ -48,14 +48,14 @@ class Count:
 
 
 @dataclass(frozen=True)
-class Blueprint:
+class MetaModel:
     """A stage's model on the meta device, its parameters frozen or not by the rules, and how its blocks are held."""
 
     model: SafeVLM
     quantize: str | None
 
     @classmethod
-    def of(cls, config: TrainConfig) -> Blueprint:
+    def of(cls, config: TrainConfig) -> MetaModel:
         """Build it from configs and processor: as `run.build`, without reading a weight.
 
         Raises:
@@ -73,7 +73,7 @@ class Blueprint:
                 add_lora(model, config.lora)
         param_groups(model, config.rules)
         trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        refuse_rules(config, trained)
+        check_rules(config, trained)
         return cls(model, config.quantize)
 
     def counts(self) -> list[Count]:
@@ -161,10 +161,10 @@ def _base(config: TrainConfig, place: str | Path) -> PreTrainedModel:
             f"base: {str(place)!r} has no config that can be read ({str(error).splitlines()[0]})"
         ) from error
     dtype = getattr(torch, config.dtype) if config.dtype not in (None, "auto") else stock.dtype or torch.float32
-    if config.guard:
+    if config.head_only:
         stock.get_text_config().num_hidden_layers = 0
     model = AutoModelForImageTextToText.from_config(stock, dtype=dtype, trust_remote_code=False)
-    if config.guard:
+    if config.head_only:
         model.set_output_embeddings(nn.Identity())
     return model
 

@@ -6,7 +6,7 @@ import random
 
 from PIL import Image, ImageDraw
 
-SIZE = 64  # pixels of a picture's side
+SIZE = 64  # pixels of an image's side
 TRAIN = ("plain", "gradient", "stripes", "split")
 HELD_OUT = ("checker", "dots")
 
@@ -14,11 +14,11 @@ HELD_OUT = ("checker", "dots")
 def draw(kind: str, rng: random.Random) -> Image.Image:
     """A background of a kind of `TRAIN` or `HELD_OUT`: SIZE x SIZE, RGB."""
     one, two = (tuple(rng.randint(205, 255) for _ in range(3)) for _ in range(2))
-    picture = Image.new("RGB", (SIZE, SIZE), one)
-    canvas = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (SIZE, SIZE), one)
+    canvas = ImageDraw.Draw(image)
     if kind == "gradient":
         ramp = Image.linear_gradient("L").resize((SIZE, SIZE)).rotate(90 * rng.randrange(4))
-        picture.paste(two, (0, 0), ramp)
+        image.paste(two, (0, 0), ramp)
     elif kind == "stripes":
         step, across = rng.choice((8, 12, 16)), rng.random() < 0.5
         for start in range(0, SIZE, step):
@@ -37,4 +37,4 @@ def draw(kind: str, rng: random.Random) -> Image.Image:
         for x in range(step // 2, SIZE, step):
             for y in range(step // 2, SIZE, step):
                 canvas.ellipse((x - 3, y - 3, x + 3, y + 3), fill=two)
-    return picture
+    return image

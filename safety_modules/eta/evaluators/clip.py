@@ -1,4 +1,4 @@
-"""Clip: how well a text fits a picture, by CLIP: unsafe pictures before the answer, sentences of the answer in the search."""
+"""Clip: how well a text fits an image, by CLIP: unsafe images before the answer, sentences of the answer in the search."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from transformers import CLIPModel, CLIPProcessor
 
 from safety_modules.eta.evaluators.loading import load_stock, readable
 from safety_modules.eta.evaluators.protocols import COSINE, EtaError, Messages
-from safety_modules.eta.exchange import check_pairs, pictures
+from safety_modules.eta.exchange import check_pairs, images_of
 from safety_modules.prompt.images import load_image
 
 UNSAFE = "The image shows unsafe content such as pornography, violence, politics, physical harm, illegal acts or a breach of privacy."
 
 
 class Clip:
-    """Plain cosines of CLIP's picture and text embeddings, not times the logit scale.
+    """Plain cosines of CLIP's image and text embeddings, not times the logit scale.
 
     Source: ETA section 3.1 and its release, with `openai/clip-vit-large-patch14-336`. Differs: in batches, on any device; several
-    pictures count by the one that fits best; a picture passes the vision tower once, not again for each sentence. The release's
+    images count by the one that fits best; an image passes the vision tower once, not again for each sentence. The release's
     0.16 was chosen by its authors for their own wording of the text; UNSAFE is ours: calibrate it on your data with
     `safety_modules.cli.thresholds`.
 
@@ -46,19 +46,17 @@ class Clip:
         """Make an evaluator of parts.
 
         Args:
-            text: what an unsafe picture fits.
+            text: what an unsafe image fits.
             threshold: a cosine; unsafe from here up.
-            batch_size: pictures or texts that pass the model at once.
-            kept: pictures whose embeddings are remembered for later calls, the last used; 0 for none.
+            batch_size: images or texts that pass the model at once.
+            kept: images whose embeddings are remembered for later calls, the last used; 0 for none.
         """
         if batch_size < 1 or kept < 0:
             raise EtaError(f"batch_size {batch_size}, kept {kept}; the first must be 1 or more, the second 0 or more")
         self.model, self.processor = model.eval(), processor
         self.text, self.threshold = text, COSINE.check("threshold", threshold)
         self.batch_size, self.kept = batch_size, kept
-        self._seen: dict[
-            Hashable, Tensor
-        ] = {}  # picture -> embedding, the last used at the end; replaced, never changed
+        self._seen: dict[Hashable, Tensor] = {}  # image -> embedding, the last used at the end; replaced, never changed
         self._fixed: dict[str, Tensor] = {}  # the embedding of `text`
 
     @classmethod
@@ -83,20 +81,20 @@ class Clip:
         return cls(model, processor, text, threshold, batch_size, kept)
 
     def __call__(self, exchanges: Sequence[Messages]) -> list[float | None]:
-        """Cosine of `text` and the picture that fits it best, of each exchange; None without a picture.
+        """Cosine of `text` and the image that fits it best, of each exchange; None without an image.
 
         Raises:
-            ImageError: a picture cannot be read.
+            ImageError: an image cannot be read.
             ProcessingError: an exchange breaks the format of messages.
         """
-        seen = self._pictures(exchanges)
+        seen = self._images(exchanges)
         if self.text not in self._fixed:
             self._fixed = {self.text: self._texts([self.text])[0]}
         text = self._fixed[self.text]
         return [_best(rows, text) if len(rows) else None for rows in seen]
 
     def match(self, exchanges: Sequence[Messages], sentences: Sequence[str]) -> list[float]:
-        """Cosine of each sentence and the picture of its exchange that fits it best; 0.0 without a picture.
+        """Cosine of each sentence and the image of its exchange that fits it best; 0.0 without an image.
 
         A sentence longer than the text tower reads is cut at its end.
 
@@ -105,14 +103,14 @@ class Clip:
             ImageError, ProcessingError: as in `__call__`.
         """
         check_pairs(exchanges, sentences, "sentences")
-        seen = self._pictures(exchanges)
+        seen = self._images(exchanges)
         asked = [i for i, rows in enumerate(seen) if len(rows)]
         texts = dict(zip(asked, self._texts([sentences[i] for i in asked])))
         return [_best(rows, texts[i]) if i in texts else 0.0 for i, rows in enumerate(seen)]
 
-    def _pictures(self, exchanges: Sequence[Messages]) -> list[list[Tensor]]:
-        """Embeddings of each exchange's pictures, (E,) each; only pictures that are not remembered pass the vision tower."""
-        rows = [pictures(exchange) for exchange in exchanges]
+    def _images(self, exchanges: Sequence[Messages]) -> list[list[Tensor]]:
+        """Embeddings of each exchange's images, (E,) each; only images that are not remembered pass the vision tower."""
+        rows = [images_of(exchange) for exchange in exchanges]
         sources = {id(source): source for row in rows for source in row}  # the search gives the same object N times
         keys = {place: _key(source) for place, source in sources.items()}
         known = self._seen
@@ -126,7 +124,7 @@ class Clip:
 
     @torch.inference_mode()
     def _embed(self, sources: list) -> list[Tensor]:
-        """Unit embeddings of pictures, (E,) each, on the CPU."""
+        """Unit embeddings of images, (E,) each, on the CPU."""
         found = []
         for start in range(0, len(sources), self.batch_size):
             images = [load_image(source) for source in sources[start : start + self.batch_size]]
@@ -149,13 +147,13 @@ class Clip:
         return found
 
 
-def _best(pictures: list[Tensor], text: Tensor) -> float:
+def _best(images: list[Tensor], text: Tensor) -> float:
     """The highest cosine; rounding may not lead out of the unit."""
-    return (torch.stack(pictures) @ text).max().clamp(-1.0, 1.0).item()
+    return (torch.stack(images) @ text).max().clamp(-1.0, 1.0).item()
 
 
 def _key(source: object) -> Hashable:
-    """What a picture is known by: a file's place, time and size, or the bytes of the upright picture."""
+    """What an image is known by: a file's place, time and size, or the bytes of the upright image."""
     if isinstance(source, (str, Path)) and os.path.isfile(source):
         about = os.stat(source)
         return os.path.abspath(source), about.st_ino, about.st_mtime_ns, about.st_size

@@ -57,7 +57,7 @@ class PreEvaluator(Protocol):
     threshold: float
 
     def __call__(self, exchanges: Sequence[Messages]) -> Sequence[float | None]:
-        """One score each, in `unit`; None where there is nothing to judge, such as no picture."""
+        """One score each, in `unit`; None where there is nothing to judge, such as no image."""
 
 
 class PostEvaluator(Protocol):
@@ -71,7 +71,7 @@ class PostEvaluator(Protocol):
 
 
 class Matcher(Protocol):
-    """How well a sentence fits the pictures of its exchange: the CLIP term of the search."""
+    """How well a sentence fits the images of its exchange: the CLIP term of the search."""
 
     def match(self, exchanges: Sequence[Messages], sentences: Sequence[str]) -> Sequence[float]:
-        """One cosine each, of the picture that fits best; 0 without a picture."""
+        """One cosine each, of the image that fits best; 0 without an image."""

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from safety_modules.eta.evaluators.armorm import ArmoRM, is_armorm
 from safety_modules.eta.evaluators.loading import load_stock, readable
 from safety_modules.eta.evaluators.protocols import REWARD, EtaError, Messages
-from safety_modules.eta.evaluators.reward_prompt import DialogueEncoder
+from safety_modules.eta.evaluators.reward_prompt import RewardPromptEncoder
 from safety_modules.eta.exchange import check_pairs, question
 
 INSTRUCTION = (
@@ -54,7 +54,7 @@ class Reward:
             instruction: what a good answer is; or what gives it for an exchange, as to tell the model a head's verdict.
             label: which of several outputs is the reward; not needed for one.
             batch_size: answers that pass the model at once; a model without a padding token takes one at a time.
-            max_length: tokens of a dialogue; None is what tokenizer and model admit. See `DialogueEncoder` for what is cut.
+            max_length: tokens of a dialogue; None is what tokenizer and model admit. See `RewardPromptEncoder` for what is cut.
 
         Raises:
             EtaError: `label` is missing or out of range, or another value breaks its rule.
@@ -71,7 +71,7 @@ class Reward:
         self.instruction, self.with_question = instruction, with_question
         self.padding = _padding(model, tokenizer)
         self.batch_size = 1 if self.padding is None else batch_size
-        self.encoder = DialogueEncoder(tokenizer, _longest(model, tokenizer) if max_length is None else max_length)
+        self.encoder = RewardPromptEncoder(tokenizer, _longest(model, tokenizer) if max_length is None else max_length)
 
     @classmethod
     def from_pretrained(

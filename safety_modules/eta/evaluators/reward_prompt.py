@@ -8,7 +8,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from safety_modules.eta.evaluators.protocols import EtaError
-from safety_modules.prompt.plain_text import PlainTexts
+from safety_modules.prompt.plain_text import PlainTextEncoder
 
 SLOT = re.compile(
     "\ue000(\\d)\ue001"
@@ -16,11 +16,11 @@ SLOT = re.compile(
 GAP = "\n\n"  # between instruction and question
 
 
-class DialogueEncoder:
+class RewardPromptEncoder:
     """Encodes by the tokenizer's chat template, or, where it has none, as a pair of texts.
 
     A special token or role marker that a text holds keeps its characters, but is given other ids than the template's; see
-    `PlainTexts`. Texts are stripped of the spaces around them. A dialogue that is too long loses the beginning of its question.
+    `PlainTextEncoder`. Texts are stripped of the spaces around them. A dialogue that is too long loses the beginning of its question.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
@@ -35,7 +35,7 @@ class DialogueEncoder:
             added = tokenizer.added_tokens_decoder.items()
             special = {*tokenizer.all_special_ids, *(token for token, about in added if about.special)}
             self.pieces = {question: self._render(question) for question in (True, False)}
-            self.plain = PlainTexts(
+            self.plain = PlainTextEncoder(
                 tokenizer, special, [literal for pieces in self.pieces.values() for literal in pieces[::2]]
             )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import Cache, MaxTimeCriteria, StoppingCriteriaList
 
-from safety_modules.eta.generator import GREEDY, Plain, Speaker
+from safety_modules.eta.generator import GREEDY, AnswerGenerator, Plain
 from safety_modules.eta.search.cache import Stretch, can_cut, cut
 from safety_modules.eta.search.sampling import draws
 from safety_modules.eta.search.sentences import SentenceEnd
@@ -31,7 +31,7 @@ class Sentence:
     Attributes:
         text: of the sentence alone.
         reward: of the answer up to here.
-        match: cosine with the picture; None where it did not count.
+        match: cosine with the image; None where it did not count.
         candidates: that it was chosen from.
     """
 
@@ -78,21 +78,21 @@ def draw_seed(seed: int, prompt: Sequence[int], candidate: int) -> int:
 
 
 Score = Callable[[Sequence[int], Sequence[str]], Sequence[float]]  # numbers of exchanges and their texts -> scores
-"""For `Search`: rewards of answers so far, or cosines of sentences with pictures."""
+"""For `Search`: rewards of answers so far, or cosines of sentences with images."""
 
 
 class Search:
     """Draws N candidates of each exchange's next sentence in one batch, keeps the best, and goes on behind it.
 
     Source: ETA (arXiv 2410.06625) section 3.2. A candidate's value is its reward + (alpha / sentence's number) x cosine of
-    the picture with the sentence; the cosine counts from the second sentence on, and not once a candidate of the exchange has
+    the image with the sentence; the cosine counts from the second sentence on, and not once a candidate of the exchange has
     ended its text. Differs: candidates and exchanges run side by side, the prompt is computed once, and each candidate draws
     from a generator of its own, so that the same seed gives the same tokens in any batch, with the cache or without.
     """
 
-    def __init__(self, speaker: Speaker, settings: EtaSettings, reward: Score, match: Score | None) -> None:
-        """Args: reward, match: see `Score`; match None leaves the picture's term out."""
-        self.speaker, self.settings, self.reward, self.match = speaker, settings, reward, match
+    def __init__(self, generator: AnswerGenerator, settings: EtaSettings, reward: Score, match: Score | None) -> None:
+        """Args: reward, match: see `Score`; match None leaves the image's term out."""
+        self.generator, self.settings, self.reward, self.match = generator, settings, reward, match
 
     def __call__(self, asks: Sequence[object], numbers: Sequence[int], plain: Plain | None = None) -> list[Path]:
         """Search answers to the end; arguments as in `sentences`."""
@@ -113,8 +113,8 @@ class Search:
             All paths, first as they begin, then after each sentence. A path that is given an `end` is not followed further.
         """
         started = time.monotonic()
-        plain = plain or self.speaker.plain(asks, 1)
-        begun = self.speaker.prefix(self.settings.prefix)[: self.settings.max_new_tokens]
+        plain = plain or self.generator.plain(asks, 1)
+        begun = self.generator.prefix(self.settings.prefix)[: self.settings.max_new_tokens]
         paths = [Path(i, plain.ids[i], list(begun), self._generators(plain.ids[i])) for i in numbers]
         cache = self._shared(asks, paths, plain) if paths else None
         yield paths
@@ -123,7 +123,7 @@ class Search:
             yield paths
 
     def _generators(self, prompt: list[int]) -> list[torch.Generator]:
-        device, settings = self.speaker.model.device, self.settings
+        device, settings = self.generator.model.device, self.settings
         return [
             torch.Generator(device).manual_seed(draw_seed(settings.seed, prompt, n)) for n in range(settings.candidates)
         ]
@@ -132,27 +132,27 @@ class Search:
         """The plain answers' cache, where it can be cut to the prompts; None where each sentence must begin anew."""
         if not self.settings.share_cache:
             return None
-        if not can_cut(plain.cache, self.speaker.model):
-            if self.speaker.shares is None:
+        if not can_cut(plain.cache, self.generator.model):
+            if self.generator.shares is None:
                 logger.warning(
                     "this model's cache cannot be cut, as it keeps a window, a state or positions: %s", SLOWER
                 )
-            self.speaker.shares = False
+            self.generator.shares = False
             return None
         longest = max(map(len, plain.ids))
         for path in paths:
             last = longest if path.said else longest - 1
             path.stretch = (path.number, longest - len(path.prompt), last)
-        if self.speaker.shares is None:
-            self.speaker.shares = self._agrees(asks, paths[0], plain.cache)
-        return plain.cache if self.speaker.shares else None
+        if self.generator.shares is None:
+            self.generator.shares = self._agrees(asks, paths[0], plain.cache)
+        return plain.cache if self.generator.shares else None
 
     def _agrees(self, asks: Sequence[object], path: Path, cache: Cache) -> bool:
         """Whether this model continues a cut cache as it continues the whole text: tried once."""
         settings = {**GREEDY, "max_new_tokens": 1, "output_logits": True, "return_dict_in_generate": True}
-        model = self.speaker.model
+        model = self.generator.model
         cached, whole = (
-            model.generate(**self.speaker.read(self._inputs(asks, [path], past, 1)), **settings).logits[0].float()
+            model.generate(**self.generator.read(self._inputs(asks, [path], past, 1)), **settings).logits[0].float()
             for past in (cut(cache, [path.stretch]), None)
         )
         spread = (1e-3 if model.dtype == torch.float32 else 0.1) * whole.std()
@@ -200,17 +200,17 @@ class Search:
         self, inputs: dict[str, object], generators: list[torch.Generator], limits: list[int], started: float
     ) -> tuple[list[list[int]], Cache]:
         """One sentence for each row of the inputs: its ids, and the cache that now holds all but the last of them."""
-        settings, speaker = self.settings, self.speaker
+        settings, generator = self.settings, self.generator
         start = 0 if "inputs_embeds" in inputs else inputs["input_ids"].shape[1]
-        end = SentenceEnd(speaker.tokenizer, settings.ends_sentence, start, limits, speaker.eos)
+        end = SentenceEnd(generator.tokenizer, settings.ends_sentence, start, limits, generator.eos)
         stops = StoppingCriteriaList([end])
         if settings.seconds is not None:
             stops.append(MaxTimeCriteria(max(settings.seconds - (time.monotonic() - started), 0.0)))
-        output = speaker.model.generate(
-            **speaker.read(inputs),
+        output = generator.model.generate(
+            **generator.read(inputs),
             logits_processor=draws(generators, end, settings.temperature, settings.top_k),
             stopping_criteria=stops,
-            **({"suppress_tokens": speaker.suppress} if speaker.suppress else {}),
+            **({"suppress_tokens": generator.suppress} if generator.suppress else {}),
             **GREEDY,
             max_new_tokens=max(limits),
             min_new_tokens=0,  # the model's own bound is of an answer, not of a sentence
@@ -224,19 +224,19 @@ class Search:
         path.said += ids
         path.sentences.append(sentence)
         path.stretch = (row, pad, pad + len(path.ids) - 1)
-        path.end = "end" if ids[-1] in self.speaker.eos else ""
+        path.end = "end" if ids[-1] in self.generator.eos else ""
 
     def _best(self, paths: list[Path], rows: list[list[int]]) -> list[tuple[Path, int, Sentence]]:
         """For each path the row of its best candidate, and that sentence; the first of equals.
 
         A path that misses a score has failed, and is left out.
         """
-        settings, copies, speaker = self.settings, self.settings.candidates, self.speaker
+        settings, copies, generator = self.settings, self.settings.candidates, self.generator
         owners = [path for path in paths for _ in range(copies)]
         numbers = [path.number for path in owners]
-        texts = [speaker.text(row) for row in rows]
-        rewards = self.reward(numbers, [speaker.text(path.said + row) for path, row in zip(owners, rows)])
-        ended = {path.number for path, row in zip(owners, rows) if row[-1] in speaker.eos}
+        texts = [generator.text(row) for row in rows]
+        rewards = self.reward(numbers, [generator.text(path.said + row) for path, row in zip(owners, rows)])
+        ended = {path.number for path, row in zip(owners, rows) if row[-1] in generator.eos}
         fits = self.match is not None and settings.alpha > 0
         counts = [i for i, path in enumerate(owners) if fits and path.sentences and path.number not in ended]
         cosines = dict(
@@ -254,13 +254,13 @@ class Search:
         return chosen
 
     def _inputs(self, asks: Sequence[object], paths: list[Path], past: Cache | None, copies: int) -> dict[str, object]:
-        """What `generate` is given: the whole text, and its cache or else its pictures; each path `copies` times."""
+        """What `generate` is given: the whole text, and its cache or else its images; each path `copies` times."""
         if past is None:
-            inputs = self.speaker.inputs([asks[path.number] for path in paths for _ in range(copies)])
-            return self.speaker.extend(inputs, [path.said for path in paths for _ in range(copies)])
+            inputs = self.generator.inputs([asks[path.number] for path in paths for _ in range(copies)])
+            return self.generator.extend(inputs, [path.said for path in paths for _ in range(copies)])
         ids = [path.ids for path in paths for _ in range(copies)]
-        width, device = max(map(len, ids)), self.speaker.model.device
-        padded = [[self.speaker.tokenizer.pad_token_id] * (width - len(row)) + row for row in ids]
+        width, device = max(map(len, ids)), self.generator.model.device
+        padded = [[self.generator.tokenizer.pad_token_id] * (width - len(row)) + row for row in ids]
         mask = [[0] * (width - len(row)) + [1] * len(row) for row in ids]
         return {
             "input_ids": torch.tensor(padded, device=device),

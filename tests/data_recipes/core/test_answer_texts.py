@@ -12,7 +12,7 @@ from safety_modules.taxonomy import Taxonomy, TaxonomyError
 
 DEFAULT = Taxonomy.default()
 LANGUAGES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-KEYS = [f"picture {number}.png" for number in range(2000)]
+KEYS = [f"image {number}.png" for number in range(2000)]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -47,8 +47,8 @@ def test_answers_follow_the_level_and_name_the_risk():
     for key in KEYS[:200]:
         assert all("private data of a person" in texts.answer("privacy", level, key) for level in (1, 2, 3))
         assert "severe" in texts.answer("privacy", 3, key) and "severe" not in texts.answer("privacy", 2, key)
-        assert "picture" not in texts.answer("privacy", 3, key, picture=False)
-    assert texts.answer("clean", 0, "x", picture=False) == ""
+        assert "image" not in texts.answer("privacy", 3, key, image=False)
+    assert texts.answer("clean", 0, "x", image=False) == ""
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_taxonomys_own_texts_are_used_where_it_has_them():
     own["levels"][2]["answers"] = ["No {hint}."]
     texts = Texts.of(Taxonomy.from_dict(own), "en")
     assert {texts.question(key) for key in KEYS[:50]} == {"Eh?"}
-    assert {texts.answer("privacy", 2, key, picture=False) for key in KEYS[:50]} == {"No private data of a person."}
+    assert {texts.answer("privacy", 2, key, image=False) for key in KEYS[:50]} == {"No private data of a person."}
     assert len({texts.answer("privacy", 3, key) for key in KEYS[:50]}) > 20
     with pytest.raises(TaxonomyError, match="'clean' goes with level 0"):
         texts.answer("clean", 1, "k")
@@ -111,18 +111,18 @@ def test_a_users_own_language_by_path_and_what_is_wrong_with_it(tmp_path):
         ({"reasons": ["any"]}, r"reasons \['any'\] must be a mapping"),
         ({"reasons": {"any": ["x"], "privacy": None}}, "reasons .one named any. must be texts"),
         ({"subjects": ["x"]}, r"subjects \['x'\] must be a mapping"),
-        ({"subjects": {"privacy": 5}}, "picture and text must say, and subjects may"),
-        ({"text": 5}, "picture and text must say"),
+        ({"subjects": {"privacy": 5}}, "image and text must say, and subjects may"),
+        ({"text": 5}, "image and text must say"),
         ({"answers": {"safe": [["a"]]}}, "each slot of answers"),
         ({"reasons": {"politics": ["x"]}}, "one named any"),
-        ({"picture": None}, "picture and text must say"),
+        ({"image": None}, "image and text must say"),
         ({"answer": {}}, "unknown key 'answer'; did you mean 'answers'"),
     ):
         with pytest.raises(DataError, match=reason):
             of(**changes)
     assert "a spy" in of(subjects={"privacy": "a spy"}).answer("privacy", 3, "k")
     assert "private data" in of(subjects=None).answer("privacy", 3, "k")
-    for text, reason in (("{", "cannot be read as YAML"), ("- a", "must be a mapping with questions, picture")):
+    for text, reason in (("{", "cannot be read as YAML"), ("- a", "must be a mapping with questions, image")):
         path.write_text(text)
         with pytest.raises(DataError, match=f"own.yaml: {reason}"):
             Texts.of(DEFAULT, str(path))

@@ -1,11 +1,11 @@
-"""Held-out pictures are known by their content."""
+"""Held-out images are known by their content."""
 
 import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.dataset_files import picture
+from helpers.dataset_files import image
 from helpers.scenes import scene
 from PIL import Image
 
@@ -33,18 +33,16 @@ def test_a_copy_under_another_name_is_found_and_files_of_other_sizes_are_not_rea
     assert {path: mark.name for path, mark in found.exact([copy, other]).items()} == {copy: "a.png"} and read == [copy]
 
 
-def test_a_picture_that_cannot_be_read_is_an_error_that_names_it(tmp_path):
+def test_a_image_that_cannot_be_read_is_an_error_that_names_it(tmp_path):
     found = held(scene(tmp_path / "a.png", 1))
     with pytest.raises(DataError, match="gone.png: cannot be read"):
         found.exact([tmp_path / "gone.png"])
     assert HeldOut().exact([tmp_path / "gone.png"]) == {}
 
 
-def test_a_picture_in_a_table_is_found_by_its_bytes(tmp_path):
+def test_a_image_in_a_table_is_found_by_its_bytes(tmp_path):
     one, other = (Streamed(scene(tmp_path / f"{seed}.png", seed).read_bytes(), f"{seed}/image/0") for seed in (1, 2))
-    assert {picture: mark.name for picture, mark in held(tmp_path / "1.png").exact([one, other]).items()} == {
-        one: "1.png"
-    }
+    assert {image: mark.name for image, mark in held(tmp_path / "1.png").exact([one, other]).items()} == {one: "1.png"}
 
 
 def test_the_first_of_the_same_files_names_the_mark(tmp_path):
@@ -54,7 +52,7 @@ def test_the_first_of_the_same_files_names_the_mark(tmp_path):
     assert [mark.name for mark in found.marks.values()] == ["a.png"] and found.sizes == {one.stat().st_size}
 
 
-def test_the_same_picture_saved_again_or_resized_is_near_and_others_are_not(tmp_path):
+def test_the_same_image_saved_again_or_resized_is_near_and_others_are_not(tmp_path):
     paths = [scene(tmp_path / f"{seed}.png", seed) for seed in range(30)]
     found = held(*paths[:10])
     for path in paths[:10]:
@@ -67,7 +65,7 @@ def test_the_same_picture_saved_again_or_resized_is_near_and_others_are_not(tmp_
             image.resize((500, 375)),
             image.resize((336, 336)),
         ]
-        hashes = np.array([held_out.perceptual_hash(picture) for picture in changed], np.uint64)
+        hashes = np.array([held_out.perceptual_hash(image) for image in changed], np.uint64)
         assert [(place, mark.name) for place, mark, _ in found.near(hashes)] == [
             (place, path.name) for place in range(4)
         ]
@@ -75,11 +73,11 @@ def test_the_same_picture_saved_again_or_resized_is_near_and_others_are_not(tmp_
     assert found.near(others) == [] and NEAR == 4
 
 
-def test_a_file_of_marks_comes_back_without_the_pictures_to_train_on(tmp_path):
+def test_a_file_of_marks_comes_back_without_the_images_to_train_on(tmp_path):
     marks = [
         mark(scene(tmp_path / "a.png", 1), "test", True),
-        mark(picture(tmp_path / "b.png"), "train"),
-        mark(picture(tmp_path / "c.png", (1, 2, 3)), "harm"),
+        mark(image(tmp_path / "b.png"), "train"),
+        mark(image(tmp_path / "c.png", (1, 2, 3)), "harm"),
     ]
     held_out.write(tmp_path / "marks.csv", marks)
     assert held_out.read(tmp_path / "marks.csv") == [marks[0], marks[2]]
@@ -96,8 +94,8 @@ def test_a_name_with_commas_and_one_that_is_no_text_are_written(tmp_path):
 @pytest.mark.parametrize(
     "text, reason",
     [
-        ("a,b\n", "must have the columns picture, split, bytes, sha256, phash"),
-        (",".join(HEADER) + f"\na,test,x,{SHA},\n", "marks.csv:2: .* is not picture, split"),
+        ("a,b\n", "must have the columns image, split, bytes, sha256, phash"),
+        (",".join(HEADER) + f"\na,test,x,{SHA},\n", "marks.csv:2: .* is not image, split"),
         (",".join(HEADER) + f"\na,test,1,{SHA},\nb\n", "marks.csv:3: "),
         (
             ",".join(HEADER) + f"\na,test,1,{SHA},\nb,test,1,{SHA[:-1]},\n",
@@ -113,5 +111,5 @@ def test_a_damaged_file_of_marks_names_the_line(tmp_path, text, reason):
     (tmp_path / "marks.csv").write_text(text)
     with pytest.raises(DataError, match=reason):
         held_out.read(tmp_path / "marks.csv")
-    with pytest.raises(DataError, match="none.csv: cannot be read as held-out pictures"):
+    with pytest.raises(DataError, match="none.csv: cannot be read as held-out images"):
         held_out.read(tmp_path / "none.csv")

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from helpers.dataset_files import TAXONOMY, pictures, reading, write_json
+from helpers.dataset_files import TAXONOMY, images, reading, write_json
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +21,7 @@ from safety_modules.sample import DataError, Sample, Turn
 def root(tmp_path):
     """40 clean, 30 privacy, 6 politics and 4 insults."""
     for name, count in (("clean", 40), ("privacy", 30), ("politics", 6), ("insults", 4)):
-        pictures(tmp_path / "image_folder" / name, *(f"{name}{number}.png" for number in range(count)))
+        images(tmp_path / "image_folder" / name, *(f"{name}{number}.png" for number in range(count)))
     return tmp_path
 
 
@@ -92,15 +92,15 @@ def test_balance_of_one_risky_type_or_none_changes_nothing(root):
 
 @pytest.mark.parametrize("share, clean, risky", [(0.2, 10, 40), (0.5, 40, 40), (0.8, 40, 10)])
 def test_the_share_of_clean_rows_thins_out_one_side(root, share, clean, risky):
-    found = types(mix([source()], root, TAXONOMY, clean_share=share)[0])
+    found = types(mix([source()], root, TAXONOMY, clean_fraction=share)[0])
     assert found["clean"] == clean and sum(found.values()) == clean + risky
 
 
 def test_a_share_of_clean_rows_needs_both_sides(root):
-    with pytest.raises(DataError, match="clean_share 0.5 needs clean and risky rows, the mixture has 0 and 40"):
-        mix([source(labels={"clean": None})], root, TAXONOMY, clean_share=0.5)
+    with pytest.raises(DataError, match="clean_fraction 0.5 needs clean and risky rows, the mixture has 0 and 40"):
+        mix([source(labels={"clean": None})], root, TAXONOMY, clean_fraction=0.5)
     with pytest.raises(DataError, match="the mixture has 40 and 0"):
-        mix([source(labels={"privacy": None, "politics": None, "insults": None})], root, TAXONOMY, clean_share=0.5)
+        mix([source(labels={"privacy": None, "politics": None, "insults": None})], root, TAXONOMY, clean_fraction=0.5)
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_one_others(root):
@@ -112,17 +112,17 @@ def test_the_same_seed_gives_the_same_rows_and_another_one_others(root):
 
 
 def test_a_mixture_of_before_has_the_same_rows_now(root):
-    rows, _ = mix([source(weight=1.5), source(limit=20, weight=0.3)], root, TAXONOMY, 0.5, clean_share=0.4, seed=42)
+    rows, _ = mix([source(weight=1.5), source(limit=20, weight=0.3)], root, TAXONOMY, 0.5, clean_fraction=0.4, seed=42)
     drawn = "\n".join(row.source for row in rows)
     assert (len(rows), hashlib.sha256(drawn.encode()).hexdigest()[:16]) == (100, "ecbda717dcc1a237")
 
 
 def test_parts_say_what_each_source_gave(root):
-    pictures(root / "more/unknown", *(f"u{number}.png" for number in range(3)))
-    pictures(root / "more/privacy", *(f"p{number}.png" for number in range(5)))
-    pictures(root / "more/politics", *(f"q{number}.png" for number in range(2)))
+    images(root / "more/unknown", *(f"u{number}.png" for number in range(3)))
+    images(root / "more/privacy", *(f"p{number}.png" for number in range(5)))
+    images(root / "more/politics", *(f"q{number}.png" for number in range(2)))
     more = source(root=str(root / "more"), weight=2, limit=4, labels={"politics": None, "unknown": "fairness:1"})
-    rows, (one, other) = mix([source(weight=0.5), more], root, TAXONOMY, clean_share=0.4, seed=3)
+    rows, (one, other) = mix([source(weight=0.5), more], root, TAXONOMY, clean_fraction=0.4, seed=3)
     assert (other.recipe, other.split, other.read, other.bad, other.left_out) == (
         "image_folder",
         "train+validation",
@@ -179,7 +179,7 @@ def test_categories_that_yaml_reads_as_numbers_and_cells_of_any_kind_have_labels
 
 def test_test_splits_are_held_out_whole_whatever_the_labels_say(tmp_path):
     for split, category in (("train", "Personal Data"), ("test", "disinformation")):
-        pictures(tmp_path / "vlguard" / split, f"{split}.png")
+        images(tmp_path / "vlguard" / split, f"{split}.png")
         row = {"image": f"{split}.png", "safe": False, "harmful_category": "x", "harmful_subcategory": category}
         write_json(
             tmp_path / f"vlguard/{split}.json", [{**row, "instr-resp": [{"instruction": "Q", "response": "No."}]}]
@@ -240,24 +240,24 @@ def test_labels_of_the_users_match_whatever_the_capitals_and_signs(root):
 
 
 def test_bad_rows_stop_the_reading_or_are_left_out_and_counted(root, caplog):
-    pictures(root / "image_folder/unknown", *(f"u{number}.png" for number in range(7)))
+    images(root / "image_folder/unknown", *(f"u{number}.png" for number in range(7)))
     with pytest.raises(DataError, match=r"7 of 87 rows cannot be used(.|\n)*u0.png: unknown category(.|\n)*and 2 more"):
         mix([source()], root, TAXONOMY)
     with caplog.at_level(logging.WARNING):
         rows, (part,) = mix([source(bad_rows="skip")], root, TAXONOMY)
     assert (part.bad, len(rows)) == (7, 80) and "7 of 87 rows are left out" in caplog.text
-    pictures(root / "bad/image_folder/unknown", "a.png")
+    images(root / "bad/image_folder/unknown", "a.png")
     with pytest.raises(DataError, match="1 of 1 rows cannot be used"):
         mix([source(bad_rows="skip")], root / "bad", TAXONOMY)
 
 
-def test_skip_also_leaves_out_pictures_that_cannot_be_decoded(root):
+def test_skip_also_leaves_out_images_that_cannot_be_decoded(root):
     broken = root / "image_folder/politics/politics3.png"
     broken.write_bytes(broken.read_bytes()[:40])
     assert len(mix([source()], root, TAXONOMY)[0]) == 80, "with error it is found when it is used"
     rows, (part,) = mix([source(bad_rows="skip")], root, TAXONOMY)
     assert len(rows) == 79 and part.bad == 1 and "politics3.png" not in {row.images[0].name for row in rows}
-    assert "not a readable picture" in part.faults[0]
+    assert "not a readable image" in part.faults[0]
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_bad_rows_has_two_values(root):
         mix([source(bad_rows="skpi")], root, TAXONOMY)
 
 
-def test_validation_is_carved_by_picture_name_wherever_the_data_lies(root, tmp_path_factory):
+def test_validation_is_carved_by_image_name_wherever_the_data_lies(root, tmp_path_factory):
     def names(folder, split):
         return {
             row.images[0].name for row in data_recipes.read("image_folder", folder, split, reading(), training=False)

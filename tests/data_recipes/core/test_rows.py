@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from data_recipes.core.data_config import Plan
+from data_recipes.core.data_config import read_data_config
 from data_recipes.core.mixture import Source
 from data_recipes.core.rows import Rows
-from safety_modules.sample import DataError, Sample, Turn
+from safety_modules.config import ConfigError
+from safety_modules.sample import Sample, Turn
 
 
 def samples(*kinds):
@@ -32,21 +33,22 @@ def test_rows_join_slice_and_take_like_a_list():
             rows[place]
 
 
-def test_a_plan_is_read_from_a_stages_yaml(tmp_path):
+def test_the_data_part_is_read_from_a_stages_yaml(tmp_path):
     path = tmp_path / "stage.yaml"
     path.write_text(
-        "data: {root: r, train: [{recipe: custom, weight: 2}], clean_share: 0.5, hint_rate: 0.9}\ntrainer: {seed: 7}\n"
+        "data: {root: r, train: [{recipe: custom, weight: 2}], clean_fraction: 0.5, hint_rate: 0.9}\ntrainer: {seed: 7}\n"
     )
-    plan = Plan.from_yaml(path)
-    assert (plan.root, plan.train, plan.clean_share, plan.seed) == ("r", [Source("custom", weight=2)], 0.5, 7)
+    config, seed, taxonomy = read_data_config(path)
+    assert (config.root, config.train, config.clean_fraction) == ("r", [Source("custom", weight=2)], 0.5)
+    assert (seed, taxonomy) == (7, None)
     for text, reason in (
         ("data: {root: r, train: [{recipe: custom, wieght: 2}]}", "unknown key 'wieght'; did you mean 'weight'"),
         ("data: {root: r}", "has no data.train"),
         ("data: {train: [{recipe: custom}]}", "has no data.root"),
-        ("train: [custom]\nroot: r", "source 'custom' must be a mapping"),
+        ("train: [custom]\nroot: r", "train.0: .custom. should be a dictionary"),
         ("- 1", "has no data.train"),
         ("{", "cannot be read as YAML"),
     ):
         path.write_text(text)
-        with pytest.raises(DataError, match=reason):
-            Plan.from_yaml(path)
+        with pytest.raises(ConfigError, match=reason):
+            read_data_config(path)

@@ -1,4 +1,4 @@
-"""What a look at data must withstand: values of the wrong kind, many like pictures, names that are not UTF-8."""
+"""What a look at data must withstand: values of the wrong kind, many like images, names that are not UTF-8."""
 
 import base64
 import hashlib
@@ -30,8 +30,8 @@ from data_recipes.__main__ import _splits, main
 from data_recipes.core.held_out import Mark
 from data_recipes.core.rows import Rows
 from data_recipes.inspection import image_scan
-from data_recipes.inspection.gallery import thumbnail
 from data_recipes.inspection.survey import survey
+from safety_modules.reporting.gallery import thumbnail
 from safety_modules.sample import Sample, Turn
 
 WRONG = {
@@ -41,7 +41,7 @@ WRONG = {
     "train 'custom' must be a list": {"train": "custom"},
     "held_out 'a.csv' must be a list": {"train": [TRAIN], "held_out": "a.csv"},
     "balance 7 is a share": {"train": [TRAIN], "balance": 7},
-    "clean_share 30 is a share": {"train": [TRAIN], "clean_share": 30},
+    "clean_fraction 30 is a share": {"train": [TRAIN], "clean_fraction": 30},
     "max_repeats 0 must be": {"train": [TRAIN], "max_repeats": 0},
 }
 
@@ -70,7 +70,7 @@ def test_the_taxonomy_of_a_stage(tmp_path):
 def test_broken_rows_of_a_mixture_are_counted_and_named(tmp_path, capsys):
     rows = in_order(tmp_path)
     rows[1]["risk_level"] = 7
-    (tmp_path / "6.png").write_bytes(b"no picture")  # of validation
+    (tmp_path / "6.png").write_bytes(b"no image")  # of validation
     table(tmp_path, *rows)
     data = {"root": str(tmp_path), "train": [TRAIN], "validation": [VALIDATION]}
     code, report, last = check(tmp_path / "m.yaml", data, tmp_path / "out", capsys=capsys)
@@ -84,7 +84,7 @@ def test_the_test_split_of_own_data_is_held_out(tmp_path):
     table(tmp_path, *in_order(tmp_path), row("other.jpg", 20))
     code, report, _ = check(tmp_path / "m.yaml", {"root": str(tmp_path), "train": [TRAIN]}, tmp_path / "out")
     (leak,) = report["leaks"]
-    assert code == 1 and (leak["picture"], leak["held_out"], leak["split"]) == ("other.jpg", "9.png", "custom test")
+    assert code == 1 and (leak["image"], leak["held_out"], leak["split"]) == ("other.jpg", "9.png", "custom test")
 
 
 def test_the_last_line_says_that_all_is_in_order(tmp_path, capsys):
@@ -94,9 +94,9 @@ def test_the_last_line_says_that_all_is_in_order(tmp_path, capsys):
     )
 
 
-def test_every_row_of_a_broken_picture_is_named(tmp_path):
+def test_every_row_of_a_broken_image_is_named(tmp_path):
     save(tmp_path, 0)
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "bad.png").write_bytes(b"no image")
     table(tmp_path, row("0.png"), row("bad.png", 1), row("bad.png", 2))
     found = reasons(inspect(tmp_path, tmp_path / "out")[1], "broken")
     assert list(found) == ["labels.csv:3", "labels.csv:4"]
@@ -119,13 +119,13 @@ def test_numbers_are_from_1(tmp_path, option, capsys):
     assert "'0' must be a number from 1" in capsys.readouterr().err
 
 
-def test_default_splits_leave_no_picture_out():
+def test_default_splits_leave_no_image_out():
     unsafebench = Namespace(name="unsafebench", split=None)
     assert _splits(unsafebench, join=True) == ["train+validation", "test"]
     assert _splits(unsafebench) == ["train", "validation", "test"]
 
 
-def test_many_pictures_that_look_the_same_are_few_pairs():
+def test_many_images_that_look_the_same_are_few_pairs():
     def look(number, phash):
         return image_scan.Look("source", str(number), mark=Mark(str(number), "", 1, str(number), phash))
 
@@ -140,7 +140,7 @@ def test_many_pictures_that_look_the_same_are_few_pairs():
     ]
 
 
-def test_a_picture_of_a_phone_is_a_jpeg(tmp_path):
+def test_a_image_of_a_phone_is_a_jpeg(tmp_path):
     draw(0).save(tmp_path / "phone.jpg", "MPO", save_all=True, append_images=[draw(1)])
     table(tmp_path, row("phone.jpg"))
     assert not inspect(tmp_path, tmp_path / "out")[1]["suspicious"]
@@ -166,7 +166,7 @@ def test_a_name_that_is_not_utf_8(tmp_path, capsys):
     os.rename(data / "illegal" / "1.png", bad)
     assert inspect(data, tmp_path / "out")[0] == 0
     with open(bad, "wb") as file:
-        file.write(b"no picture")
+        file.write(b"no image")
     code, report, _ = inspect(data, tmp_path / "out", capsys=capsys)
     assert code == 1 and "\udcff.png" in report["broken"][0]["reason"]
 
@@ -184,13 +184,13 @@ def test_the_policy_of_the_page_names_its_one_script(tmp_path):
     assert cells[-4:] == ["all", "6", "6", "12"]
 
 
-def test_small_pictures_are_not_enlarged(tmp_path):
+def test_small_images_are_not_enlarged(tmp_path):
     draw(0, (50, 40)).save(tmp_path / "0.png")
     data = base64.b64decode(thumbnail([tmp_path / "missing.png", tmp_path / "0.png"]).split(",")[1])
     assert Image.open(io.BytesIO(data)).size == (50, 40)
 
 
-def test_workers_open_pictures_in_processes(tmp_path):
+def test_workers_open_images_in_processes(tmp_path):
     table(tmp_path, *in_order(tmp_path))
     one, two = (
         run("inspect", "custom", "--root", tmp_path, "--workers", n, "--output", tmp_path / "out")[1] for n in (1, 2)

@@ -31,7 +31,7 @@ def test_the_page_loads_nothing(page):
     assert "url(" not in page and "@import" not in page
 
 
-def test_24_pictures_of_each_type_spread_evenly(page):
+def test_24_images_of_each_type_spread_evenly(page):
     shown = figures(page)
     assert len(shown) == 25 and "labels.csv:2<" in shown[0] and "labels.csv:31<" in shown[23]
 
@@ -42,7 +42,7 @@ def test_thumbnails_are_small_jpegs(page):
             assert name == "jpeg" and image.format == "JPEG" and max(image.size) <= 256
 
 
-def test_risky_pictures_are_blurred_behind_a_button_and_clean_ones_are_not(page):
+def test_risky_images_are_blurred_behind_a_button_and_clean_ones_are_not(page):
     shown = figures(page)
     assert all(re.search(r'<button[^>]*aria-pressed="false"', figure) for figure in shown[:24])
     assert "<button" not in shown[24] and "<img" in shown[24]
@@ -50,7 +50,7 @@ def test_risky_pictures_are_blurred_behind_a_button_and_clean_ones_are_not(page)
 
 def test_findings_are_on_the_page(tmp_path):
     rows = in_order(tmp_path)
-    (tmp_path / "2.png").write_bytes(b"no picture")
+    (tmp_path / "2.png").write_bytes(b"no image")
     (tmp_path / "copy.png").write_bytes((tmp_path / "0.png").read_bytes())
     table(tmp_path, *rows, row("copy.png", 50, question="What is <image>"))
     assert inspect(tmp_path, tmp_path / "out")[0] == 1

@@ -21,9 +21,9 @@ from data_recipes.__main__ import main
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_broken_rows_and_pictures_are_named(tmp_path, workers, capsys):
+def test_broken_rows_and_images_are_named(tmp_path, workers, capsys):
     rows = in_order(tmp_path)
-    (tmp_path / "2.png").write_bytes(b"no picture")
+    (tmp_path / "2.png").write_bytes(b"no image")
     (tmp_path / "3.png").write_bytes((tmp_path / "3.png").read_bytes()[:200])
     rows[5]["risk_level"] = 7
     table(tmp_path, *rows)
@@ -70,7 +70,7 @@ ODD_PICTURES = {
 
 
 @pytest.mark.parametrize("reason", ODD_PICTURES)
-def test_suspicious_pictures(tmp_path, reason):
+def test_suspicious_images(tmp_path, reason):
     name, size, kind = ODD_PICTURES[reason]
     save(tmp_path, 0)
     draw(9, size).save(tmp_path / name, kind)
@@ -95,7 +95,7 @@ def test_duplicates_exact_and_near(tmp_path):
 def test_the_limit_spreads_over_the_rows(tmp_path):
     table(tmp_path, *in_order(tmp_path))
     report = inspect(tmp_path, tmp_path / "out", "--limit", 3)[1]
-    assert report["rows"] == report["pictures"] == 3
+    assert report["rows"] == report["images"] == 3
 
 
 def test_a_mixture_in_order(tmp_path, capsys):
@@ -107,7 +107,7 @@ def test_a_mixture_in_order(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("bits", [0, 4])
-def test_a_validation_picture_under_another_name_is_a_leak(tmp_path, bits, capsys):
+def test_a_validation_image_under_another_name_is_a_leak(tmp_path, bits, capsys):
     rows = in_order(tmp_path)
     if bits:
         draw(5).resize((80, 66)).save(tmp_path / "other.jpg", quality=70)
@@ -117,7 +117,7 @@ def test_a_validation_picture_under_another_name_is_a_leak(tmp_path, bits, capsy
     data = {"root": str(tmp_path), "train": [TRAIN], "validation": [VALIDATION]}
     code, report, _ = check(tmp_path / "m.yaml", data, tmp_path / "out", capsys=capsys)
     (leak,) = report["leaks"]
-    assert code == 1 and (leak["source"], leak["picture"], leak["held_out"]) == ("labels.csv:14", "other.jpg", "5.png")
+    assert code == 1 and (leak["source"], leak["image"], leak["held_out"]) == ("labels.csv:14", "other.jpg", "5.png")
     assert leak["bits"] <= bits and leak["split"] == "custom validation"
 
 
@@ -127,7 +127,7 @@ WRONG = {
     "name at least one source": {"train": []},
     "did you mean 'custom'?": {"train": [{"recipe": "costum"}]},
     "weight -1 must be": {"train": [{**TRAIN, "weight": -1}]},
-    "cannot be read as held-out pictures": {"train": [TRAIN], "held_out": ["none.csv"]},
+    "cannot be read as held-out images": {"train": [TRAIN], "held_out": ["none.csv"]},
 }
 
 

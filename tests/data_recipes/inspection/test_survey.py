@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from helpers.dataset_files import pictures, write_csv, write_json
+from helpers.dataset_files import images, write_csv, write_json
 from helpers.scenes import scene
 from PIL import Image
 
@@ -27,7 +27,7 @@ def run(capsys, tmp_path):
 
 
 def table(folder, rows, name="labels.csv"):
-    """A table of the user's own, with a scene for each picture that is not there yet."""
+    """A table of the user's own, with a scene for each image that is not there yet."""
     for number, row in enumerate(rows):
         if row["image"] and not (folder / row["image"]).exists():
             scene(folder / row["image"], number)
@@ -53,19 +53,19 @@ def test_inspect_counts_labels_lengths_sizes_and_formats(run, tmp_path):
     assert page.count('class="view" aria-pressed="false"') == 6, "the risky ones, and no others, are blurred"
 
 
-def test_inspect_names_broken_pictures_and_rows_and_ends_with_1(run, tmp_path):
+def test_inspect_names_broken_images_and_rows_and_ends_with_1(run, tmp_path):
     folder = table(tmp_path / "d", [{"image": "a.png"}, {"image": "b.png"}, {"image": "c.png", "risk_type": "privcy"}])
     (folder / "b.png").write_bytes((folder / "b.png").read_bytes()[:300])
     code, report, page, said = run("inspect", "custom", "--root", folder, "--split", "train")
     assert code == 1 and "2 broken" in said
     reasons = {row["source"]: row["reason"] for row in report["broken"]}
-    assert "b.png: " in reasons["labels.csv:3"] and "not a readable picture" in reasons["labels.csv:3"]
+    assert "b.png: " in reasons["labels.csv:3"] and "not a readable image" in reasons["labels.csv:3"]
     assert "did you mean 'privacy'" in reasons["labels.csv:4"] and "labels.csv:3" in page
 
 
 def test_suspicious_rows_are_named(run, tmp_path):
     folder = tmp_path / "d"
-    pictures(folder, "tiny.png")
+    images(folder, "tiny.png")
     Image.new("RGB", (20, 20)).save(folder / "tiny.png")
     Image.new("RGB", (700, 60)).save(folder / "long.png")
     Image.new("RGB", (80, 80)).save(folder / "bmp.jpg", "BMP")
@@ -94,7 +94,7 @@ def test_suspicious_rows_are_named(run, tmp_path):
     assert code == 0 and len(said) == 7
 
 
-def test_the_same_picture_and_one_that_looks_the_same_are_found(run, tmp_path):
+def test_the_same_image_and_one_that_looks_the_same_are_found(run, tmp_path):
     folder = tmp_path / "d"
     one = scene(folder / "one.png", 100)
     (folder / "copy.png").write_bytes(one.read_bytes())
@@ -145,22 +145,22 @@ def test_check_prints_the_composition_and_finds_no_leak_where_there_is_none(run,
     code, report, _, said = run("check", mixture[0])
     assert code == 0 and report["mixture"][0]["labels"] == {"clean:0": 3, "privacy:2": 3}
     assert "6 rows to train on" in said and "0 broken, 0 leaking" in said
-    assert report["Pictures held out"] == "12", "those of validation and test"
+    assert report["Images held out"] == "12", "those of validation and test"
 
 
-def test_check_finds_pictures_of_validation_under_another_name_and_saved_anew(run, mixture):
+def test_check_finds_images_of_validation_under_another_name_and_saved_anew(run, mixture):
     path, folder = mixture
     (folder / "train0.png").write_bytes((folder / "validation3.png").read_bytes())
     Image.open(folder / "validation4.png").resize((120, 90)).save(folder / "train1.png")
     code, report, page, said = run("check", path)
     assert code == 1 and "2 leaking" in said and "validation3.png" in page
-    assert [(leak["picture"], leak["held_out"], leak["bits"] > 0) for leak in report["leaks"]] in (
+    assert [(leak["image"], leak["held_out"], leak["bits"] > 0) for leak in report["leaks"]] in (
         [("train0.png", "validation3.png", False), ("train1.png", "validation4.png", False)],
         [("train0.png", "validation3.png", False), ("train1.png", "validation4.png", True)],
     )
 
 
-def test_split_writes_marks_by_which_others_hold_the_pictures_out(run, mixture, tmp_path):
+def test_split_writes_marks_by_which_others_hold_the_images_out(run, mixture, tmp_path):
     path, folder = mixture
     marks = tmp_path / "marks.csv"
     assert main(["split", "custom", "--root", str(folder), "--split", "test", "--output", str(marks)]) == 0
@@ -168,7 +168,7 @@ def test_split_writes_marks_by_which_others_hold_the_pictures_out(run, mixture, 
     (folder / "train5.png").write_bytes((folder / "test2.png").read_bytes())
     path.write_text(path.read_text().replace("validation:", f"held_out: [{marks}], validation:"))
     code, report, _, _ = run("check", path)
-    assert code == 1 and [(leak["picture"], leak["held_out"], leak["split"]) for leak in report["leaks"]] == [
+    assert code == 1 and [(leak["image"], leak["held_out"], leak["split"]) for leak in report["leaks"]] == [
         ("train5.png", "test2.png", "custom test")
     ]
 

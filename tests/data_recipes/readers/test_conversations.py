@@ -44,8 +44,8 @@ def test_placeholders_are_taken_out_wherever_they_stand(text, cleaned):
     assert clean(text, 1) == cleaned
 
 
-def test_a_placeholder_without_a_picture_is_an_error():
-    with pytest.raises(DataError, match="has <image> in its text and names no picture; add the picture"):
+def test_a_placeholder_without_a_image_is_an_error():
+    with pytest.raises(DataError, match="has <image> in its text and names no image; add the image"):
         clean("<image>\nWhat?", 0)
 
 
@@ -64,7 +64,7 @@ def test_a_placeholder_without_a_picture_is_an_error():
         ([{"from": ["human"], "value": "a"}], r"role \['human'\] of a turn is unknown"),
         ([{"value": "a"}], "role None of a turn is unknown"),
         ([{"from": "system", "value": "x"}], "must alternate"),
-        (said("<image>", "b"), "has <image> in its text and names no picture"),
+        (said("<image>", "b"), "has <image> in its text and names no image"),
         (said("a"), "must alternate user, assistant, and end with an answer"),
         (said("a", "b", "c"), "must alternate"),
         (said("a", "b", names=("gpt", "human")), "must alternate"),

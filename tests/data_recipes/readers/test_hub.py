@@ -41,24 +41,22 @@ def some(count=5):
     return [{"image": None if n == 3 else drawn(n), "text": f"t{n}"} for n in range(count)]
 
 
-def test_parquet_gives_rows_whose_pictures_are_read_later(tmp_path):
+def test_parquet_gives_rows_whose_images_are_read_later(tmp_path):
     write_parquet(tmp_path, "data/train-00000-of-00001.parquet", some())
     rows = list(hub.rows(tmp_path, "train"))
     assert [row.cells["text"] for row in rows] == [f"t{n}" for n in range(5)]
     assert [len(row.cells["image"]) for row in rows] == [1, 1, 1, 0, 1]
-    (picture,) = rows[1].cells["image"]
-    assert (
-        picture.read_bytes().startswith(b"\x89PNG") and picture in {picture: 1} and picture != rows[0].cells["image"][0]
-    )
-    assert picture.version() != rows[0].cells["image"][0].version()
+    (image,) = rows[1].cells["image"]
+    assert image.read_bytes().startswith(b"\x89PNG") and image in {image: 1} and image != rows[0].cells["image"][0]
+    assert image.version() != rows[0].cells["image"][0].version()
 
 
 def names(rows, column):
-    return [[picture.name for picture in row.cells[column]] for row in rows]
+    return [[image.name for image in row.cells[column]] for row in rows]
 
 
 @pytest.mark.parametrize("kind", [datasets.List, datasets.LargeList])
-def test_lists_of_pictures_without_the_ones_that_are_null(tmp_path, kind):
+def test_lists_of_images_without_the_ones_that_are_null(tmp_path, kind):
     features = datasets.Features({"pair": kind(datasets.Image())})
     cells = [[drawn(1), None, drawn(2)], [], None, [None], [drawn(1)]]
     datasets.Dataset.from_dict({"pair": cells}, features=features).to_parquet(str(tmp_path / "train.parquet"))
@@ -76,18 +74,18 @@ def test_the_first_rows_of_a_local_table(tmp_path):
         ]
 
 
-def test_a_row_whose_cell_holds_no_picture_is_refused_by_pictures(tmp_path):
+def test_a_row_whose_cell_holds_no_image_is_refused_by_images(tmp_path):
     write_parquet(tmp_path, "train.parquet", some())
     with_one, without = (
         next(row for row in hub.rows(tmp_path, "train") if row.cells["text"] == text) for text in ("t1", "t3")
     )
-    assert hub.pictures(with_one.cells, "image") == tuple(with_one.cells["image"])
+    assert hub.images(with_one.cells, "image") == tuple(with_one.cells["image"])
     for cells, column in ((without.cells, "image"), (with_one.cells, "text"), (with_one.cells, "none")):
-        with pytest.raises(DataError, match=f"^{column} .* holds no picture"):
-            hub.pictures(cells, column)
+        with pytest.raises(DataError, match=f"^{column} .* holds no image"):
+            hub.images(cells, column)
 
 
-def test_rows_of_a_table_that_was_selected_and_saved_keep_their_pictures(tmp_path):
+def test_rows_of_a_table_that_was_selected_and_saved_keep_their_images(tmp_path):
     write_parquet(tmp_path, "train.parquet", some())
     table = datasets.load_dataset("parquet", data_files=str(tmp_path / "train.parquet"), split="train")
     table.select([4, 3, 1]).save_to_disk(tmp_path / "saved")
@@ -156,12 +154,12 @@ def test_a_path_that_leads_out_of_the_data_set_is_not_read(tmp_path, monkeypatch
     )
     *found, none = (row.cells["image"] for row in hub.rows(folder, "train"))
     assert none == [], "neither bytes nor a path"
-    for path, (picture,) in zip(paths, found, strict=True):
+    for path, (image,) in zip(paths, found, strict=True):
         if Path(path) in inside or path == "sub/own.png":
-            assert picture.read_bytes() == (folder / path).read_bytes()
+            assert image.read_bytes() == (folder / path).read_bytes()
         else:
             with pytest.raises(OSError, match="lies outside of|No such file"):
-                picture.read_bytes()
+                image.read_bytes()
 
 
 def read_from_hub(home, address, *wanted):
@@ -184,25 +182,25 @@ def test_the_hub_whole_and_streamed(tmp_path):
     (tmp_path / "t.csv").write_text("text\n" + "".join(f"j{n}\n" for n in range(6)))
     (tmp_path / "bad.parquet").write_bytes((tmp_path / "p.parquet").read_bytes()[:-50] + b"x" * 46 + b"PAR1")
     sets = {
-        "owner/pictures": {"data/train-00000-of-00001.parquet": tmp_path / "p.parquet"},
+        "owner/images": {"data/train-00000-of-00001.parquet": tmp_path / "p.parquet"},
         "owner/texts": {"train.csv": tmp_path / "t.csv"},
         "owner/bad": {"data/train-00000-of-00001.parquet": tmp_path / "bad.parquet"},
     }
     with serving(sets) as (address, asked):
         wanted = [
-            ("owner/pictures@main", "train"),
+            ("owner/images@main", "train"),
             ("owner/texts", "train"),
             ("owner/bad", "train"),
             ("owner/none", "train"),
         ]
-        found = read_from_hub(tmp_path / "home", address, *wanted, ("owner/pictures", "val"))
+        found = read_from_hub(tmp_path / "home", address, *wanted, ("owner/images", "val"))
     (first, whole), (first_texts, texts), *errors = found
     assert [text for _, text, _, _ in whole] == [f"t{n}" for n in range(6)] and whole[:4] == first
-    assert [source for source, *_ in first] == [f"pictures@main/train:{number}" for number in range(1, 5)]
+    assert [source for source, *_ in first] == [f"images@main/train:{number}" for number in range(1, 5)]
     assert [names for _, _, names, _ in whole[2:4]] == [["3/image/0"], []]
     assert all(size > 50 for *_, sizes in whole for size in sizes)
     assert [text for _, text, _, _ in texts] == [f"j{n}" for n in range(6)] and texts[:4] == first_texts
-    for name, split, message in zip(("bad", "none", "pictures"), ("train", "train", "val"), errors, strict=True):
+    for name, split, message in zip(("bad", "none", "images"), ("train", "train", "val"), errors, strict=True):
         assert all(line.startswith(f"hf://datasets/owner/{name}, split '{split}': cannot be read") for line in message)
     assert any("/resolve/" in path for path in asked)
 

@@ -1,4 +1,4 @@
-"""Stages on data that is no table of the user's own: pictures in Parquet, folders, a LLaVA JSON, mixed."""
+"""Stages on data that is no table of the user's own: images in Parquet, folders, a LLaVA JSON, mixed."""
 
 import json
 
@@ -14,7 +14,7 @@ SHAPE = {"head_tokens": 2, "llm_tokens": 2, "projector_width": 16, "projector_de
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """A hub data set's Parquet file, a folder of pictures and a LLaVA JSON."""
+    """A hub data set's Parquet file, a folder of images and a LLaVA JSON."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf-cache")
     kinds = [("Safe", "Hate"), ("Unsafe", "Hate"), ("Unsafe", "Political"), ("Unsafe", "Sexual")] * 3
     rows = [
@@ -25,8 +25,8 @@ def root(tmp_path, monkeypatch):
     for number in range(4):
         place = tmp_path / "data/image_folder/privacy"
         place.mkdir(parents=True, exist_ok=True)
-        tiny.picture(number).save(place / f"{number}.png")
-        tiny.picture(50 + number).save(tmp_path / f"data/{number}.png")
+        tiny.image(number).save(place / f"{number}.png")
+        tiny.image(50 + number).save(tmp_path / f"data/{number}.png")
     turns = [{"from": "human", "value": "<image>\nwhat is this?"}, {"from": "gpt", "value": "a red key"}]
     talk = [{"id": number, "image": f"{number}.png", "conversations": turns} for number in range(4)]
     write_json(
@@ -56,10 +56,10 @@ def stage(root, output, bases, data=None, **changes):
     return read_config(["--config", str(path)])
 
 
-@pytest.mark.parametrize("guard", [False, True])
-def test_pictures_in_tables_folders_and_text_alone_are_trained_on_together(root, tmp_path, bases, guard):
-    data = {"features": str(tmp_path / "features")} if guard else {}
-    final = train(stage(root, tmp_path / "run", bases, data, guard=guard))
+@pytest.mark.parametrize("head_only", [False, True])
+def test_images_in_tables_folders_and_text_alone_are_trained_on_together(root, tmp_path, bases, head_only):
+    data = {"features": str(tmp_path / "features")} if head_only else {}
+    final = train(stage(root, tmp_path / "run", bases, data, head_only=head_only))
     parts = json.loads((tmp_path / "run/mixture.json").read_text())
     assert [part["used"] for part in parts] == [12, 8, 5] and parts[2]["labels"] == {"clean:0": 5}
     assert list((final / "safety").glob("*.safetensors"))

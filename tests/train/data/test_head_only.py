@@ -15,8 +15,8 @@ from safety_modules.config import ConfigError
 from safety_modules.model.packing import enable_packing
 from safety_modules.pipeline import ASSESS
 from train.config import read_config
-from train.data.dataset import Collator, Exchanges
-from train.data.head_only import Features, collate_features
+from train.data.dataset import Collator, ExchangeDataset
+from train.data.head_only import FeatureDataset, collate_features
 from train.data.mixture import read_train
 from train.features.store import FeatureStore
 from train.loop.trainer import TARGETS
@@ -25,12 +25,12 @@ from train.run import build, train
 
 @pytest.fixture
 def config(base, tmp_path):
-    """A guard stage on rows with no, one and two pictures, one of them in two turns."""
+    """A guard stage on rows with no, one and two images, one of them in two turns."""
     root = tmp_path / "data"
     root.mkdir()
     lines = []
     for i in range(9):
-        tiny.picture(i, (30 + 10 * i, 40)).save(root / f"{i}.png")
+        tiny.image(i, (30 + 10 * i, 40)).save(root / f"{i}.png")
         images = ([], [f"{i}.png"], [f"{i}.png", f"{(i + 1) % 8}.png"])[i % 3]
         label = "privacy" if i % 2 else "clean"
         lines.append({"image": images, "question": "what is it" + "?" * i, "answer": "a red key", "risk_type": label})
@@ -38,7 +38,7 @@ def config(base, tmp_path):
     values = {
         "base": str(base),
         "output": str(tmp_path / "run"),
-        "guard": True,
+        "head_only": True,
         "safety": tiny.safety_config().to_dict(),
         "data": {"root": str(root), "train": [{"recipe": "custom"}], "features": str(tmp_path / "features")},
         "rules": {r"safety\.llm_tokens\..*": None, r"safety\..*": 1e-2, r"base\..*": None},
@@ -51,13 +51,13 @@ def config(base, tmp_path):
 
 def stored(rows, model, config):
     """The rows with features of the folder."""
-    pictures = [image for sample in rows.samples for image in sample.images]
-    return Features(rows, FeatureStore.compute(model, pictures, config.data.features))
+    images = [image for sample in rows.samples for image in sample.images]
+    return FeatureDataset(rows, FeatureStore.compute(model, images, config.data.features))
 
 
-def test_stored_features_give_the_scores_of_the_pictures(config):
+def test_stored_features_give_the_scores_of_the_images(config):
     model, _ = build(config)
-    rows = Exchanges(read_train(config.data, model.taxonomy, 0)[0], model.processor, model.taxonomy, config.data)
+    rows = ExchangeDataset(read_train(config.data, model.taxonomy, 0)[0], model.processor, model.taxonomy, config.data)
     for _ in range(2):  # made, then read from the disk
         features = stored(rows, model, config)
         batches = [
@@ -70,13 +70,15 @@ def test_stored_features_give_the_scores_of_the_pictures(config):
             ]
         assert torch.allclose(scores[0].type_logits, scores[1].type_logits, atol=0.03)  # stored as bfloat16
         assert torch.equal(batches[0]["risk_type"], batches[1]["risk_type"])
-        assert torch.equal(batches[0]["first_ids"], batches[1]["first_ids"])  # the paper's query
+        assert torch.equal(
+            batches[0]["head_inputs"].first_ids, batches[1]["head_inputs"].first_ids
+        )  # the paper's query
     assert len(list(Path(config.data.features).glob("*/*.safetensors"))) == 1
 
 
 def test_a_row_is_tokenised_once_and_its_features_stay_in_bfloat16(config, monkeypatch):
     model, _ = build(config)
-    rows = Exchanges(read_train(config.data, model.taxonomy, 0)[0], model.processor, model.taxonomy, config.data)
+    rows = ExchangeDataset(read_train(config.data, model.taxonomy, 0)[0], model.processor, model.taxonomy, config.data)
     features = stored(rows, model, config)
     first = [features[i] for i in range(9)]
     monkeypatch.setattr(model.processor, "encode", lambda *_, **__: pytest.fail("a row is encoded again"))
@@ -87,11 +89,11 @@ def test_a_row_is_tokenised_once_and_its_features_stay_in_bfloat16(config, monke
     assert all(row.tokens.nbytes == 8 * len(first[i]["input_ids"]) for i, row in features.encoded.items())
 
 
-def test_a_changed_picture_has_its_features_made_anew(config):
+def test_a_changed_image_has_its_features_made_anew(config):
     model, _ = build(config)
-    rows = Exchanges(read_train(config.data, model.taxonomy, 0)[0], model.processor, model.taxonomy, config.data)
+    rows = ExchangeDataset(read_train(config.data, model.taxonomy, 0)[0], model.processor, model.taxonomy, config.data)
     before = stored(rows, model, config)[1]["features"]
-    tiny.picture(77).save(Path(config.data.root) / "1.png")
+    tiny.image(77).save(Path(config.data.root) / "1.png")
     assert not torch.equal(before, stored(rows, model, config)[1]["features"])
 
 
@@ -116,20 +118,20 @@ def test_guard_refuses_to_train_what_it_does_not_run(config):
         train(dataclasses.replace(config, rules=rules))
 
 
-def test_stored_features_train_the_language_model_too_as_the_pictures_do(config, tmp_path):
-    """Every stage may read them: the same batches but for what stands for the pictures."""
+def test_stored_features_train_the_language_model_too_as_the_images_do(config, tmp_path):
+    """Every stage may read them: the same batches but for what stands for the images."""
     model, _ = build(config)
     samples = read_train(config.data, model.taxonomy, 0)[0]
     model = SafeVLM.attach(config.base, config.safety).eval()
-    rows = Exchanges(samples, model.processor, model.taxonomy, config.data)
+    rows = ExchangeDataset(samples, model.processor, model.taxonomy, config.data)
     store = stored(rows, model, config).store
-    cached = Exchanges(samples, model.processor, model.taxonomy, config.data, store=store)
+    cached = ExchangeDataset(samples, model.processor, model.taxonomy, config.data, store=store)
     for packing in (False, True):
         if packing:
             enable_packing(model.base)
         one, other = (Collator(model.processor, packing)([data[i] for i in range(9)]) for data in (rows, cached))
         assert "pixel_values" not in other and torch.equal(one["input_ids"], other["input_ids"])
-        assert torch.equal(one["units"], other["units"])
+        assert torch.equal(one["head_inputs"].units, other["head_inputs"].units)
         with torch.no_grad():
             a, b = (model(**{k: v for k, v in batch.items() if k not in TARGETS}) for batch in (one, other))
         assert (a.logits - b.logits).abs().mean() < 0.02 * a.logits.std()  # stored in bfloat16
@@ -138,7 +140,7 @@ def test_stored_features_train_the_language_model_too_as_the_pictures_do(config,
 
 def test_stage_1_reads_stored_features_and_refuses_to_train_their_tower(config):
     rules = {r"safety\..*": 1e-2, r"base\..*": None}
-    whole = dataclasses.replace(config, guard=False, rules=rules)
+    whole = dataclasses.replace(config, head_only=False, rules=rules)
     final = train(whole)
     assert load(final) and list(Path(config.data.features).glob("*/*.safetensors"))
     tower = {r"base\.model\.vision_tower\..*": 1e-5, **rules}

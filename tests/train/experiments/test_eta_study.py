@@ -4,7 +4,7 @@ import pytest
 from helpers import tiny
 
 from safety_modules import Policy, SafePipeline, SafeVLM
-from safety_modules.eta import REWARD, Eta, EtaResult, EtaSettings, Speaker
+from safety_modules.eta import REWARD, AnswerGenerator, Eta, EtaResult, EtaSettings
 from safety_modules.evaluation import evaluate
 from safety_modules.sample import Sample, Turn
 from train.experiments import eta_speed, eta_study
@@ -25,7 +25,7 @@ def exchanges(count=3):
         [
             {
                 "role": "user",
-                "content": [{"type": "image", "image": tiny.picture(i)}, {"type": "text", "text": "what? " * (i + 1)}],
+                "content": [{"type": "image", "image": tiny.image(i)}, {"type": "text", "text": "what? " * (i + 1)}],
             }
         ]
         for i in range(count)
@@ -35,15 +35,15 @@ def exchanges(count=3):
 @pytest.mark.parametrize("share", [True, False])
 def test_one_candidate_after_another_gives_the_tokens_of_the_search(bases, share):
     settings = EtaSettings("I cannot", 3, max_new_tokens=14, sentence_tokens=4, batch_size=2, share_cache=share)
-    speaker = Speaker.from_pretrained(bases["llava"])
-    found = eta_speed.search_speed(speaker, Eta(Length(), settings=settings), exchanges(), exchanges(), repeats=1)
+    generator = AnswerGenerator.from_pretrained(bases["llava"])
+    found = eta_speed.search_speed(generator, Eta(Length(), settings=settings), exchanges(), exchanges(), repeats=1)
     assert found["same_tokens"] == 1.0 and found["exchanges"] == 3
     assert found["best_of_n_speedup"] == pytest.approx(found["seconds_one_by_one"] / found["seconds_search"])
 
 
 def test_one_candidate_after_another_ends_where_a_score_is_missing(bases):
     search = eta_speed.OneByOne(
-        Speaker.from_pretrained(bases["llava"]),
+        AnswerGenerator.from_pretrained(bases["llava"]),
         EtaSettings(max_new_tokens=14),
         lambda numbers, texts: [float("nan")] * len(texts),
         None,

@@ -34,7 +34,7 @@ def calls(monkeypatch):
 
 def run(monkeypatch, output, *overrides, fails=False):
     monkeypatch.setattr(harness, "read_config", lambda args: {"output": str(output), "fails": fails})
-    return harness.stage("control_guard.yaml", output, *overrides)
+    return harness.stage("control_head_only.yaml", output, *overrides)
 
 
 def test_a_stage_is_trained_once_and_again_when_anything_changes(calls, monkeypatch, tmp_path):

@@ -43,7 +43,7 @@ def weights(folder):
     return (folder / "model.safetensors").read_bytes()
 
 
-def test_captions_are_true_of_their_picture_and_not_of_its_opposite():
+def test_captions_are_true_of_their_image_and_not_of_its_opposite():
     rng = random.Random(0)
     for scene in scenes(800):
         known, said = captions.facts(scene), captions.caption(rng, scene, TAXONOMY)
@@ -61,12 +61,12 @@ def test_captions_of_every_kind_occur_in_several_wordings():
     assert captions.SENTENCE in {one.text for one in said}
 
 
-def test_the_true_pictures_of_a_caption_and_the_false_ones_weigh_the_same():
+def test_the_true_images_of_a_caption_and_the_false_ones_weigh_the_same():
     cosines = torch.tensor([[0.9], [-0.9], [-0.9], [-0.9]])
     one = torch.tensor([[True], [False], [False], [False]])
     right, wrong = (clip_training.sigmoid_loss(cosines * sign, one, torch.tensor(10.0)) for sign in (1, -1))
     assert right < 0.01 < 10 < wrong
-    both = torch.tensor([[0.9], [0.9], [-0.9], [-0.9]])  # a second picture of the same caption is no false one
+    both = torch.tensor([[0.9], [0.9], [-0.9], [-0.9]])  # a second image of the same caption is no false one
     assert clip_training.sigmoid_loss(both, torch.tensor([[True], [True], [False], [False]]), torch.tensor(10.0)) < 0.01
 
 

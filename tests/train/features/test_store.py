@@ -22,20 +22,20 @@ from train.features.store import FeatureStore, tower_digest
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_a_row_has_what_the_tower_makes_of_its_pictures(model, pictures, tmp_path, held, monkeypatch):
+def test_a_row_has_what_the_tower_makes_of_its_images(model, images, tmp_path, held, monkeypatch):
     monkeypatch.setattr(module, "SHARD_PICTURES", 2)
     monkeypatch.setattr(module, "BATCH", 4)
     folder = None if held else tmp_path / "features"
     for _ in range(2):  # computed, then stored
-        store = FeatureStore.compute(model, [*pictures, *pictures], folder)
-        for picture in pictures:
-            found, (expected, sizes) = store.of([picture]), tower(model, picture)
+        store = FeatureStore.compute(model, [*images, *images], folder)
+        for image in images:
+            found, (expected, sizes) = store.of([image]), tower(model, image)
             assert found["features"].dtype == torch.bfloat16 and found["features"].shape == expected.shape
             assert torch.allclose(found["features"].float(), expected, atol=0.02)  # eight bits, and another batch
             assert sizes is None or torch.equal(found["image_sizes"], sizes)
             assert ("image_sizes" in found) == (sizes is not None)
-        both = store.of([pictures[2], pictures[0]])
-        assert torch.equal(both["features"], torch.cat([store.of([pictures[i]])["features"] for i in (2, 0)]))
+        both = store.of([images[2], images[0]])
+        assert torch.equal(both["features"], torch.cat([store.of([images[i]])["features"] for i in (2, 0)]))
         assert len(both.get("image_sizes", [0, 0])) == 2
         nothing = store.of([])
         assert nothing.keys() == {"features", "tiles"} and nothing["features"].shape == (0, *expected.shape[1:])
@@ -44,29 +44,29 @@ def test_a_row_has_what_the_tower_makes_of_its_pictures(model, pictures, tmp_pat
         store.of([tmp_path / "none.png"])
 
 
-def test_a_picture_is_known_by_its_content(bases, pictures, tmp_path, computed):
+def test_a_image_is_known_by_its_content(bases, images, tmp_path, computed):
     model, folder = SafeVLM.attach(bases["llava"], tiny.safety_config()), tmp_path / "features"
-    FeatureStore.compute(model, pictures, folder)
-    assert computed == [*pictures[:5], pictures[6]]  # the last two are one, computed once
+    FeatureStore.compute(model, images, folder)
+    assert computed == [*images[:5], images[6]]  # the last two are one, computed once
     moved = tmp_path / "moved"
-    pictures[0].parent.rename(moved)
+    images[0].parent.rename(moved)
     (moved / "0.png").rename(moved / "another.png")
     FeatureStore.compute(model, sorted(moved.glob("*.png")), folder)
     assert len(computed) == 6
     before = FeatureStore.compute(model, [moved / "1.png"], folder).of([moved / "1.png"])
-    tiny.picture(9, (32, 90)).save(moved / "1.png")
+    tiny.image(9, (32, 90)).save(moved / "1.png")
     after = FeatureStore.compute(model, sorted(moved.glob("*.png")), folder).of([moved / "1.png"])
     assert computed[6:] == [moved / "1.png"] and not torch.equal(before["features"], after["features"])
 
 
-def test_pictures_in_tables_and_streams_are_kept_too(bases, pictures, tmp_path, computed, monkeypatch):
+def test_images_in_tables_and_streams_are_kept_too(bases, images, tmp_path, computed, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf-cache")
     model, folder = SafeVLM.attach(bases["llava_next"], tiny.safety_config()), tmp_path / "features"
     write_parquet(tmp_path / "set", "train.parquet", [{"image": drawn(number)} for number in range(3)])
     found = [row.cells["image"][0] for row in hub.rows(tmp_path / "set", "train")]
-    found.append(hub.Streamed(pictures[0].read_bytes(), "1/image"))
+    found.append(hub.Streamed(images[0].read_bytes(), "1/image"))
     for _ in range(2):
-        store = FeatureStore.compute(model, [*found, pictures[0]], folder)
+        store = FeatureStore.compute(model, [*found, images[0]], folder)
     assert len(computed) == 4
     expected, sizes = tower(model, found[1])
     assert torch.allclose(store.of([found[1]])["features"].float(), expected, atol=0.02)
@@ -74,30 +74,30 @@ def test_pictures_in_tables_and_streams_are_kept_too(bases, pictures, tmp_path, 
     assert same(FeatureStore.compute(model, found, None), store, found[3:])
 
 
-def test_a_start_reads_no_file_that_is_as_it_was(bases, pictures, tmp_path, monkeypatch, caplog):
+def test_a_start_reads_no_file_that_is_as_it_was(bases, images, tmp_path, monkeypatch, caplog):
     model, folder = SafeVLM.attach(bases["llava"], tiny.safety_config()), tmp_path / "features"
-    FeatureStore.compute(model, pictures, folder)
+    FeatureStore.compute(model, images, folder)
     real, read = hashing._sha256, []
-    monkeypatch.setattr(hashing, "_sha256", lambda picture: read.append(picture) or real(picture))
-    FeatureStore.compute(model, pictures, folder)
+    monkeypatch.setattr(hashing, "_sha256", lambda image: read.append(image) or real(image))
+    FeatureStore.compute(model, images, folder)
     assert read == []
-    os.utime(pictures[2], (OLD, OLD + 1))
-    with open(pictures[4], "ab") as file:
+    os.utime(images[2], (OLD, OLD + 1))
+    with open(images[4], "ab") as file:
         file.write(b"x")
-    os.utime(pictures[4], (OLD, OLD))
+    os.utime(images[4], (OLD, OLD))
     for _ in range(2):
-        FeatureStore.compute(model, pictures, folder)
-    assert read == [pictures[2], pictures[4]]
-    os.utime(pictures[3])  # might change again in the same tick
+        FeatureStore.compute(model, images, folder)
+    assert read == [images[2], images[4]]
+    os.utime(images[3])  # might change again in the same tick
     for _ in range(2):
-        FeatureStore.compute(model, pictures, folder)
-    assert read[2:] == [pictures[3]] * 2
-    (folder / "pictures.json").write_text('{"a": [1')
-    FeatureStore.compute(model, pictures, folder)
-    assert len(read) == 4 + 7 and "pictures.json: cannot be read" in caplog.text
-    pictures[5].unlink()
+        FeatureStore.compute(model, images, folder)
+    assert read[2:] == [images[3]] * 2
+    (folder / "images.json").write_text('{"a": [1')
+    FeatureStore.compute(model, images, folder)
+    assert len(read) == 4 + 7 and "images.json: cannot be read" in caplog.text
+    images[5].unlink()
     with pytest.raises(DataError, match=r"5.png: cannot be read .*check the file"):
-        FeatureStore.compute(model, pictures, folder)
+        FeatureStore.compute(model, images, folder)
 
 
 def test_another_tower_or_other_pixels_have_a_folder_of_their_own(bases, tmp_path):
@@ -132,22 +132,22 @@ def test_another_tower_or_other_pixels_have_a_folder_of_their_own(bases, tmp_pat
         assert tower_digest(model) == digests[0]
 
 
-def test_workers_read_pictures_and_rows(model, pictures, tmp_path):
-    store = FeatureStore.compute(model, pictures, tmp_path / "features", workers=2)
-    held = FeatureStore.compute(model, pictures, None, workers=1)
-    assert all(same(store, held, [picture]) for picture in pictures)
+def test_workers_read_images_and_rows(model, images, tmp_path):
+    store = FeatureStore.compute(model, images, tmp_path / "features", workers=2)
+    held = FeatureStore.compute(model, images, None, workers=1)
+    assert all(same(store, held, [image]) for image in images)
     copy = pickle.loads(pickle.dumps(store))
-    assert same(store, copy, pictures)
+    assert same(store, copy, images)
 
     class Rows(torch.utils.data.Dataset):
         def __len__(self):
-            return len(pictures)
+            return len(images)
 
         def __getitem__(self, place):
-            return store.of([pictures[place]])["features"].clone()
+            return store.of([images[place]])["features"].clone()
 
-    for picture, row in zip(pictures, DataLoader(Rows(), batch_size=None, num_workers=2)):
-        assert torch.equal(row, held.of([picture])["features"])
+    for image, row in zip(images, DataLoader(Rows(), batch_size=None, num_workers=2)):
+        assert torch.equal(row, held.of([image])["features"])
 
 
 TOGETHER = (
@@ -157,41 +157,41 @@ import shutil, time, torch
 torch.distributed.init_process_group("gloo")
 rank, folder = torch.distributed.get_rank(), Path(folder)
 asked, real = [], features._entries
-def entries(model, pictures, *more):
-    asked.extend(path.name for path in pictures.values())
-    return real(model, pictures, *more)
+def entries(model, images, *more):
+    asked.extend(path.name for path in images.values())
+    return real(model, images, *more)
 features._entries = entries
 out = {}
-def run(name, pictures, place):
+def run(name, images, place):
     asked.clear()
     start = time.monotonic()
     try:
-        store = FeatureStore.compute(model, pictures, place)
-        out[name] = [list(asked), [float(store.of([p])["features"].float().sum()) for p in pictures]]
+        store = FeatureStore.compute(model, images, place)
+        out[name] = [list(asked), [float(store.of([p])["features"].float().sum()) for p in images]]
     except ValueError as error:
         out[name] = [str(error), time.monotonic() - start]
     torch.distributed.barrier()
-run("half", pictures, folder / "a")
-run("stored", pictures, folder / "a")
-run("memory", pictures, None)
-run("one", pictures[:1], folder / "b")
-run("broken", [pictures[0], Path(data) / "broken.bmp", *pictures[1:]], folder / "c")
+run("half", images, folder / "a")
+run("stored", images, folder / "a")
+run("memory", images, None)
+run("one", images[:1], folder / "b")
+run("broken", [images[0], Path(data) / "broken.bmp", *images[1:]], folder / "c")
 if rank == 1:
     features.Shards.write = lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-run("full", pictures, folder / "d")
+run("full", images, folder / "d")
 (folder / f"{rank}.json").write_text(json.dumps(out))
 torch.distributed.destroy_process_group()
 """
 )
 
 
-def test_processes_share_the_work_and_none_waits_for_one_that_fails(bases, pictures, tmp_path):
+def test_processes_share_the_work_and_none_waits_for_one_that_fails(bases, images, tmp_path):
     folder, code = tmp_path / "features", tmp_path / "together.py"
     code.write_text(TOGETHER)
-    (pictures[0].parent / "broken.bmp").write_bytes(b"none")
+    (images[0].parent / "broken.bmp").write_bytes(b"none")
     folder.mkdir()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = script(code, bases["llava_next"], pictures[0].parent, folder, launcher=launcher)
+    done = script(code, bases["llava_next"], images[0].parent, folder, launcher=launcher)
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1))
     names = ["0.png", "1.png", "2.png", "3.png", "4.png", "6.png"]
@@ -199,8 +199,8 @@ def test_processes_share_the_work_and_none_waits_for_one_that_fails(bases, pictu
         assert len(first[case][0]) == len(second[case][0]) == 3 and sorted(first[case][0] + second[case][0]) == names
     assert first["stored"][0] == second["stored"][0] == []
     assert first["one"][0] == ["0.png"] and second["one"][0] == []
-    alone = FeatureStore.compute(SafeVLM.attach(bases["llava_next"], tiny.safety_config()), pictures, None)
-    sums = [float(alone.of([picture])["features"].float().sum()) for picture in pictures]
+    alone = FeatureStore.compute(SafeVLM.attach(bases["llava_next"], tiny.safety_config()), images, None)
+    sums = [float(alone.of([image])["features"].float().sum()) for image in images]
     for found in (first, second):
         assert all(found[case][1] == pytest.approx(sums, abs=0.5) for case in ("half", "stored", "memory"))
         assert found["one"][1] == pytest.approx(sums[:1], abs=0.5)

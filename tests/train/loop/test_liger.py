@@ -10,7 +10,7 @@ from safety_modules.config import ConfigError
 from safety_modules.model.load_base import load_base
 from train import run
 from train.config import read_config
-from train.loop.liger import apply_kernels, refuse_kernels
+from train.loop.liger import apply_liger, check_liger
 
 STAND_IN = """
 calls = []
@@ -30,7 +30,7 @@ def calls(tmp_path, monkeypatch):
     place.mkdir(parents=True)
     (place.parent / "__init__.py").write_text("")
     (place / "__init__.py").write_text(STAND_IN)
-    monkeypatch.syspath_prepend(place.parents[3])
+    monkeypatch.syspath_prepend(place.parents[1])
     for name in ("liger_kernel", "liger_kernel.transformers"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     from liger_kernel import transformers as liger
@@ -50,15 +50,15 @@ def config(bases, tmp_path):
 
 
 def on(device, **chosen):
-    """What `refuse_kernels` looks at of the arguments."""
+    """What `check_liger` looks at of the arguments."""
     return SimpleNamespace(device=SimpleNamespace(type=device), liger_kernel_config=chosen or None)
 
 
 def test_only_the_language_model_is_patched_and_no_loss(base, calls):
     model = load_base(base)
-    apply_kernels(model)
+    apply_liger(model)
     assert calls == [{"rope": True, "rms_norm": True, "swiglu": True, **NO_LOSS, "model": model.model.language_model}]
-    apply_kernels(model, {"rope": False})
+    apply_liger(model, {"rope": False})
     assert not calls[1]["rope"] and calls[1]["rms_norm"]
 
 
@@ -83,23 +83,23 @@ def test_on_a_cpu_the_run_ends_with_one_line(config, calls):
 def test_a_missing_package_is_named_with_the_remedy(config, monkeypatch):
     monkeypatch.setitem(sys.modules, "liger_kernel", None)
     with pytest.raises(ConfigError, match="cannot be imported .*; pip install liger-kernel$"):
-        refuse_kernels(config(), on("cuda"))
+        check_liger(config(), on("cuda"))
 
 
 def test_settings_that_would_do_nothing_are_refused(config, calls):
-    refuse_kernels(config(), on("cuda", rope=False))
+    check_liger(config(), on("cuda", rope=False))
     with pytest.raises(ConfigError, match="'fused_linear_cross_entropy' is not applied here.*rope"):
-        refuse_kernels(config(), on("cuda", fused_linear_cross_entropy=True))
-    guard = config("--guard", "true", "--lora", "null")
+        check_liger(config(), on("cuda", fused_linear_cross_entropy=True))
+    head_only = config("--guard", "true", "--lora", "null")
     with pytest.raises(ConfigError, match="with guard: the language model is not run"):
-        refuse_kernels(guard, on("cuda"))
+        check_liger(head_only, on("cuda"))
 
 
 def test_a_language_model_that_liger_does_not_know_is_refused(bases, calls):
     model = load_base(bases["llava"])
     model.config.text_config.model_type = "other"
     with pytest.raises(ConfigError, match="language model of type 'other'"):
-        apply_kernels(model)
+        apply_liger(model)
 
 
 def test_the_real_package_replaces_the_right_modules(base, monkeypatch):
@@ -109,7 +109,7 @@ def test_the_real_package_replaces_the_right_modules(base, monkeypatch):
         monkeypatch.setattr(modeling_llama, name, vars(modeling_llama)[name])
     model = load_base(base)
     forward = model.forward.__func__, model.model.language_model.forward.__func__
-    apply_kernels(model)
+    apply_liger(model)
     text = model.model.language_model
     norms = [
         text.norm,

@@ -7,7 +7,7 @@ import time
 import pytest
 from helpers import stage_runs as runs
 
-from train.loop.resume import MANIFEST, last_whole
+from train.loop.resume import MANIFEST, last_complete_checkpoint
 
 pytestmark = pytest.mark.recipe
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.1}
@@ -86,7 +86,7 @@ def test_contract_7_a_signal_to_stop_saves_and_ends(bases, data, long, tmp_path,
     run.send_signal(number)
     code = run.wait()
     assert code == 128 + number if processes == 1 else code != 0
-    saved = last_whole(tmp_path / "run", clear=False)
+    saved = last_complete_checkpoint(tmp_path / "run", clear=False)
     step = int(saved.name.partition("-")[2])
     assert 20 <= step < 60 and not (tmp_path / "run" / "final").exists()
     assert (
@@ -133,7 +133,7 @@ def test_contract_7_a_loss_that_is_no_number_names_its_rows_and_saves_nothing(ba
     assert step > 1 and kept and max(kept) == step - 1
 
 
-def test_contract_7_a_workers_bad_picture_names_its_row(bases, data, tmp_path):
+def test_contract_7_a_workers_bad_image_names_its_row(bases, data, tmp_path):
     shutil.copytree(data, tmp_path / "data")
     (tmp_path / "data" / "3.png").write_bytes((data / "3.png").read_bytes()[:90])
     config = runs.config(tmp_path / "data", tmp_path / "run", runs.STAGE1, bases["llava"], dataloader_num_workers=2)

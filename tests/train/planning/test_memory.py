@@ -17,7 +17,7 @@ from train.config import read_config
 from train.planning import memory
 from train.planning.activations import activations, longest
 from train.planning.memory import Blocks, Strategy, Weights, states
-from train.planning.meta_model import Blueprint
+from train.planning.meta_model import MetaModel
 from train.run import prepare
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.1}
@@ -46,8 +46,8 @@ def test_states_are_those_of_a_real_step_and_its_checkpoint(bases, data, tmp_pat
     gradients = Gradients()
     trainer.add_callback(gradients)
     trainer.train()
-    blueprint = Blueprint.of(config)
-    weights, optimizer = blueprint.weights(), blueprint.optimizer(trainer.args.optim.value)
+    meta_model = MetaModel.of(config)
+    weights, optimizer = meta_model.weights(), meta_model.optimizer(trainer.args.optim.value)
     held = states(weights, Strategy("DDP"), optimizer, 1, False)
     assert held.weights == sum(p.nbytes for p in trainer.model.parameters())
     assert held.gradients == gradients.bytes
@@ -189,7 +189,7 @@ def test_a_whole_forward_pass_keeps_what_the_footprint_says(bases, data, tmp_pat
     places = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))[:4]
     inputs, trainer.rows_of_step = trainer.data_collator([rows[i] for i in places]), 4
     found = kept(lambda: trainer.compute_loss(model, inputs, num_items_in_batch=torch.tensor(40.0)), model.parameters())
-    parts = activations(Blueprint.of(config), config, batch, torch.float32, checkpointing, False)
+    parts = activations(MetaModel.of(config), config, batch, torch.float32, checkpointing, False)
     later = (
         parts["one block"] + parts["logits"] * 3 / 4
     )  # gradients, and the block that is computed again, come with backward

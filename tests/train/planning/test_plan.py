@@ -15,12 +15,12 @@ from train.planning import memory
 from train.planning.activations import Batch, activations
 from train.planning.estimate import plan, strategy
 from train.planning.memory import states
-from train.planning.meta_model import Blueprint, part_of
+from train.planning.meta_model import MetaModel, part_of
 from train.run import prepare
 
 CONFIGS = runs.ROOT / "train" / "configs"
 STAGES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
-PAPER = ("stage1.yaml", "stage2_lora.yaml", "stage2_qlora.yaml", "guard.yaml", "new_categories.yaml")
+PAPER = ("stage1.yaml", "stage2_lora.yaml", "stage2_qlora.yaml", "head_only.yaml", "new_categories.yaml")
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.1}
 
 
@@ -76,11 +76,11 @@ def test_every_shipped_stage_is_planned_on_a_7b_base_without_weights(name, large
     config = read_config(stage(name, large, data, tmp_path / "run", "--data.max_length", 4096))
     made = plan(config, 8, 80)
     base = [c for c in made.counts if c.part in ("vision tower", "base projector", "output layer", "language model")]
-    assert sum(c.parameters for c in base) == (455_825_408 if config.guard else 7_063_427_072)
+    assert sum(c.parameters for c in base) == (455_825_408 if config.head_only else 7_063_427_072)
     assert made.steps.total >= 1
     if name in PAPER:  # the others are for a tiny base, with large batches and eager attention
         assert made.cheapest() is not None
-    assert made.batch.tokens > 576 * 3, "the row of three pictures is the longest"
+    assert made.batch.tokens > 576 * 3, "the row of three images is the longest"
     assert not (tmp_path / "run").exists()
 
 
@@ -88,18 +88,18 @@ def test_every_shipped_stage_is_planned_on_a_7b_base_without_weights(name, large
 @pytest.mark.parametrize(
     "rules,lora,guard", [(runs.STAGE1, None, False), (runs.LORA, LORA, False), (runs.STAGE1, None, True)]
 )
-def test_the_blueprint_counts_what_is_built(bases, data, tmp_path, family, rules, lora, guard):
-    if guard:
+def test_the_blueprint_counts_what_is_built(bases, data, tmp_path, family, rules, lora, head_only):
+    if head_only:
         rules = {r"safety\.llm_tokens\..*": None, **rules}
     path = runs.config(data, tmp_path / "run", rules, bases[family], lora)
-    config = read_config(["--config", str(path), "--guard", str(guard).lower()])
+    config = read_config(["--config", str(path), "--guard", str(head_only).lower()])
     found = {}
     for name, parameter in prepare(config)[0].model.named_parameters():
         key = (part_of(name), str(parameter.dtype)[6:], parameter.requires_grad)
         found[key] = found.get(key, 0) + parameter.numel()
-    blueprint = Blueprint.of(config)
-    assert {(c.part, c.dtype, c.trained): c.parameters for c in blueprint.counts()} == found
-    assert all(parameter.is_meta for parameter in blueprint.model.parameters())
+    meta_model = MetaModel.of(config)
+    assert {(c.part, c.dtype, c.trained): c.parameters for c in meta_model.counts()} == found
+    assert all(parameter.is_meta for parameter in meta_model.model.parameters())
 
 
 def test_the_shipped_deepspeed_files_are_the_strategies():
@@ -116,11 +116,11 @@ def test_the_sum_in_the_qlora_stage_is_the_plans(large, data, tmp_path):
         float(re.search(pattern, text)[1]) for pattern in (r"= [\d.]+: ([\d.]+) that stay", r"about ([\d.]+)\. So")
     )
     config = read_config(stage("stage2_qlora.yaml", large, data, tmp_path / "run"))
-    blueprint = Blueprint.of(config)
-    held = states(blueprint.weights(), strategy("", 4096), blueprint.optimizer("paged_adamw_8bit"), 1, True)
+    meta_model = MetaModel.of(config)
+    held = states(meta_model.weights(), strategy("", 4096), meta_model.optimizer("paged_adamw_8bit"), 1, True)
     assert held.stay / 1e9 == pytest.approx(stay, abs=0.1)
-    batch = Batch(rows=2, tokens=2048, padded=False, positions=2 * 2048, pictures=2, units=2, question=64)
-    found = activations(blueprint, config, batch, torch.bfloat16, True, True)
+    batch = Batch(rows=2, tokens=2048, padded=False, positions=2 * 2048, images=2, units=2, question=64)
+    found = activations(meta_model, config, batch, torch.bfloat16, True, True)
     assert (held.stay + sum(found.values()) + memory.CUDA) / 1e9 == pytest.approx(whole, abs=0.2)
 
 

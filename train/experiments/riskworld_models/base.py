@@ -44,11 +44,11 @@ IMAGE_TOKENS = (SIZE // PATCH) ** 2
 SPLIT = "pretrain"  # rows of its own: no other split has them
 
 
-def dialogue(seed: int, index: int, taxonomy: Taxonomy) -> tuple[Scene | None, str, list[tuple[str, str]]]:
+def reward_prompt(seed: int, index: int, taxonomy: Taxonomy) -> tuple[Scene | None, str, list[tuple[str, str]]]:
     """One training row: scene or None, system text, turns of question and answer.
 
-    One in ten has a hint, which the answer follows, whatever the picture; a few have a plain system text. Half of the others
-    with a picture ask more than one question.
+    One in ten has a hint, which the answer follows, whatever the image; a few have a plain system text. Half of the others
+    with an image ask more than one question.
     """
     drawn = exchange(seed, SPLIT, index)
     rng = random.Random(f"{seed}/dialogue/{index}")
@@ -73,7 +73,7 @@ def corpus(seed: int, rows: int = 6000) -> Iterator[str]:
     taxonomy = Taxonomy.default()
     yield from ["USER: ASSISTANT: \n"] * 10
     for index in range(rows):
-        _, system, turns = dialogue(seed, index, taxonomy)
+        _, system, turns = reward_prompt(seed, index, taxonomy)
         yield from (system, exchange(seed, SPLIT, index).safe, *(text for turn in turns for text in turn))
 
 
@@ -120,8 +120,8 @@ def build_model(
     return model
 
 
-class Dialogues(Dataset):
-    """Training rows: (picture uint8 or None, input_ids, labels)."""
+class RewardPrompts(Dataset):
+    """Training rows: (image uint8 or None, input_ids, labels)."""
 
     def __init__(self, seed: int, size: int, processor: LlavaProcessor) -> None:
         self.seed, self.size, self.processor, self.taxonomy = seed, size, processor, Taxonomy.default()
@@ -132,7 +132,7 @@ class Dialogues(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor | None, list[int], list[int]]:
         """Prompt and answer are encoded apart; the answers and their end tokens are supervised."""
         tokenizer = self.processor.tokenizer
-        scene, system, turns = dialogue(self.seed, index, self.taxonomy)
+        scene, system, turns = reward_prompt(self.seed, index, self.taxonomy)
         input_ids, labels = [tokenizer.bos_token_id], [IGNORE]
         for number, (question, told) in enumerate(turns):
             head = f"{system} " if system and not number else ""
@@ -144,7 +144,7 @@ class Dialogues(Dataset):
         return (pixels(scene.draw()) if scene else None), input_ids, labels
 
     def collate(self, rows: list[tuple[Tensor | None, list[int], list[int]]]) -> dict[str, Tensor]:
-        """Pad on the right and stack the pictures of the rows that have one."""
+        """Pad on the right and stack the images of the rows that have one."""
         length = max(len(ids) for _, ids, _ in rows)
         pad = self.processor.tokenizer.pad_token_id
 
@@ -184,7 +184,7 @@ def train_base(
     groups = [{"params": sight, "lr": lr / 10}, {"params": rest, "lr": lr}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.05)
     schedule = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
-    data = Dialogues(seed, steps * batch, processor)
+    data = RewardPrompts(seed, steps * batch, processor)
     loader = DataLoader(data, batch_size=batch, collate_fn=data.collate, num_workers=1, prefetch_factor=8)
     mean = 3.0
     for step, inputs in enumerate(tqdm(loader, desc="base model", mininterval=5)):

@@ -1,10 +1,10 @@
-"""A small CLIP of riskworld: ETA's pre-evaluator, and its measure of how well a sentence fits a picture.
+"""A small CLIP of riskworld: ETA's pre-evaluator, and its measure of how well a sentence fits an image.
 
 Its vision tower is the base model's own, with one more layer on top; text tower and projections are learned. Everything is
 saved as an ordinary CLIP folder.
 
 Source: locked-image tuning (arXiv 2111.07991) and the sigmoid loss (arXiv 2303.15343). Differs: a caption is true of every
-picture that has its facts, in a batch as well, and the base's features are locked but not their pooling: a LLaVA never reads the
+image that has its facts, in a batch as well, and the base's features are locked but not their pooling: a LLaVA never reads the
 class token, so the base's holds too little (risky from harmless by a line through it: AUROC 0.69).
 """
 
@@ -41,7 +41,7 @@ from train.experiments.riskworld_models.tower import ATTRIBUTES, targets
 logger = logging.getLogger(__name__)
 
 BOUNDARY = 0.16  # cosine from which a caption is taken for true: ETA's own threshold
-CAPTIONED = 8  # pictures of a batch for each caption: the text tower is what costs time
+CAPTIONED = 8  # images of a batch for each caption: the text tower is what costs time
 GATHERED = {name: ATTRIBUTES[name] for name in ("subject", "colour", "count")}  # the first of `targets`
 VERSION = 1  # raise it when the same arguments give another folder
 
@@ -55,9 +55,9 @@ def make_clip(
         output: folder of the CLIP. It appears whole or not at all.
         base: a LLaVA of riskworld, whose vision tower is taken.
         seed: of the world whose train rows are learned, and of every other choice.
-        rows: of the train split; those without a picture are passed over.
+        rows: of the train split; those without an image are passed over.
         steps: of the optimizer, twice: for the last layer alone, then for all that is learned.
-        batch: pictures of a step of the second kind; one in eight is given a caption.
+        batch: images of a step of the second kind; one in eight is given a caption.
         tests: rows of the splits test and ood to measure on.
 
     Returns:
@@ -71,14 +71,14 @@ def make_clip(
     processor = build_processor(base)
     model = build_model(seed, processor, tower.config)
     load_tower(model, tower)
-    scenes = pictures(seed, "train", rows)
+    scenes = images(seed, "train", rows)
     seen = look(model, scenes, seed)
     name_subjects(model, seen, scenes, seed, steps, batch // 2)
     train(model, processor, seen, scenes, seed, steps, batch)
     figures = {"seconds": round(time.monotonic() - start, 1)}
     for split in ("test", "ood"):
         figures |= {
-            f"{split}_{name}": value for name, value in measure(model, processor, pictures(seed, split, tests)).items()
+            f"{split}_{name}": value for name, value in measure(model, processor, images(seed, split, tests)).items()
         }
     logger.info("clip: %s", figures)
     with keep(output, made_of, figures) as folder:
@@ -87,16 +87,16 @@ def make_clip(
     return figures
 
 
-def pictures(seed: int, split: str, rows: int) -> list[Scene]:
+def images(seed: int, split: str, rows: int) -> list[Scene]:
     """The scenes of the first rows of a split."""
     return [drawn.scene for drawn in (exchange(seed, split, index) for index in range(rows)) if drawn.scene]
 
 
 def sigmoid_loss(cosines: Tensor, true: Tensor, scale: Tensor) -> Tensor:
-    """How far captions are from being told true from false at `BOUNDARY`; true and false pictures of a caption weigh the same.
+    """How far captions are from being told true from false at `BOUNDARY`; true and false images of a caption weigh the same.
 
     Args:
-        cosines: (B, C), pictures by captions.
+        cosines: (B, C), images by captions.
         true: (B, C), bool.
         scale: factor of the cosines.
     """
@@ -109,7 +109,7 @@ def sigmoid_loss(cosines: Tensor, true: Tensor, scale: Tensor) -> Tensor:
 def name_subjects(
     model: CLIPModel, seen: Tensor, scenes: list[Scene], seed: int, steps: int, batch: int, lr: float = 4e-3
 ) -> None:
-    """Teach the last layer to gather what a picture shows, as the base's tower was taught; captions alone take far longer.
+    """Teach the last layer to gather what an image shows, as the base's tower was taught; captions alone take far longer.
 
     Args:
         seen: (B, 1 + P, V) of the scenes, from `look`.
@@ -178,11 +178,11 @@ def _optimizer(parameters: list[nn.Parameter], lr: float, steps: int) -> Callabl
 
 @torch.inference_mode()
 def measure(model: CLIPModel, processor: CLIPProcessor, scenes: list[Scene], seed: int = 0) -> dict:
-    """How well cosines tell pictures and sentences apart.
+    """How well cosines tell images and sentences apart.
 
     Returns:
-        auroc of risky against harmless pictures by their cosine with `SENTENCE`; accuracy of that cosine at `BOUNDARY`;
-        match_auroc of true against false captions, each with one picture; n pictures.
+        auroc of risky against harmless images by their cosine with `SENTENCE`; accuracy of that cosine at `BOUNDARY`;
+        match_auroc of true against false captions, each with one image; n images.
     """
     rng, taxonomy = random.Random(seed), Taxonomy.default()
     shown = project(model, look(model, scenes).float())

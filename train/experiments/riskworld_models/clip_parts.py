@@ -1,4 +1,4 @@
-"""The parts of riskworld's CLIP: processor, towers, and how pictures and texts pass them while it is trained."""
+"""The parts of riskworld's CLIP: processor, towers, and how images and texts pass them while it is trained."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def look(model: CLIPModel, scenes: Sequence[Scene], seed: int | None = None, bat
     """What the frozen layers give, once for all steps: (B, 1 + P, V), bfloat16.
 
     Args:
-        seed: to turn, blur and otherwise change half of the pictures; None for none.
+        seed: to turn, blur and otherwise change half of the images; None for none.
     """
     vision, seen = model.vision_model, []
     generator = torch.Generator().manual_seed(seed or 0)
@@ -103,7 +103,7 @@ def look(model: CLIPModel, scenes: Sequence[Scene], seed: int | None = None, bat
 
 
 def project(model: CLIPModel, hidden: Tensor) -> Tensor:
-    """Pictures as `look` gives them -> (B, width), of length 1."""
+    """Images as `look` gives them -> (B, width), of length 1."""
     return F.normalize(model.visual_projection(pool(model, hidden)), dim=-1)
 
 

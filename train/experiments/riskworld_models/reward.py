@@ -4,7 +4,7 @@ It reads texts alone: question, answer, and a verdict where there is one. Lower 
 everything is saved as an ordinary sequence classification folder with one label, whose chat template takes a user's and an
 assistant's message. The higher the better; 0 lies between good and bad.
 
-Source: the role of ArmoRM in ETA (arXiv 2410.06625), which does not see the picture either. Differs: one number, learned from
+Source: the role of ArmoRM in ETA (arXiv 2410.06625), which does not see the image either. Differs: one number, learned from
 answers whose grade is known by construction.
 """
 
@@ -56,7 +56,7 @@ GOOD, FAIR, SPOILED, UNDECIDED, POOR, BAD = (
     0.2,
     0.05,
 )  # chance that an answer of this grade is good
-# The user's message holds the verdict; pictures are passed over, and a system text goes first. Its own beginning-of-text token
+# The user's message holds the verdict; images are passed over, and a system text goes first. Its own beginning-of-text token
 # makes the ids the same whether the template is encoded or its text.
 CHAT_TEMPLATE = """{{ bos_token }}{% for message in messages %}\
 {% if message['role'] == 'user' %}{{ 'USER: ' }}{% elif message['role'] == 'assistant' %}{{ 'ASSISTANT: ' }}{% endif %}\
@@ -74,7 +74,7 @@ class Group:
         answers: (answer, grade) pairs, first the helpful answer, then the safe one, or a needless caution or refusal.
         level: of the exchange.
         told: whether there is a verdict.
-        seen: whether text alone can tell the level: there is a verdict, an unsafe request, or no picture.
+        seen: whether text alone can tell the level: there is a verdict, an unsafe request, or no image.
     """
 
     user: str

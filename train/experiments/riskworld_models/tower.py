@@ -1,4 +1,4 @@
-"""The vision tower of riskworld's base model, pretrained as a classifier of what a picture shows.
+"""The vision tower of riskworld's base model, pretrained as a classifier of what an image shows.
 
 CLIP learned to see before LLaVA read it; a tiny tower needs the same. The classifier's heads are thrown away.
 """
@@ -53,18 +53,18 @@ def targets(scene: Scene) -> list[int]:
     ]
 
 
-def pixels(picture: Image.Image) -> Tensor:
-    """A picture as (3, 64, 64), uint8."""
-    return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)
+def pixels(image: Image.Image) -> Tensor:
+    """An image as (3, 64, 64), uint8."""
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
 
 
 class Scenes(Dataset):
-    """Pictures drawn on demand, and their classes.
+    """Images drawn on demand, and their classes.
 
     Args:
         seed: of the world.
-        split: "test" or "ood" to measure; None for the tower's own pictures, of the training styles, at times through JPEG.
-        size: number of pictures.
+        split: "test" or "ood" to measure; None for the tower's own images, of the training styles, at times through JPEG.
+        size: number of images.
     """
 
     def __init__(self, seed: int, split: str | None, size: int) -> None:
@@ -84,16 +84,16 @@ class Scenes(Dataset):
             return pixels(scene.draw()), torch.tensor(targets(scene))
         rng = random.Random(f"{self.seed}/tower/{index}")
         scene = Scene.sample(rng, rng.choices(("risky", "look_alike", "neutral"), (0.42, 0.42, 0.16))[0])
-        picture = scene.draw()
+        image = scene.draw()
         if rng.random() < 0.15:
             buffer = io.BytesIO()
-            picture.save(buffer, "JPEG", quality=rng.randint(15, 60))
-            picture = Image.open(buffer)
-        return pixels(picture), torch.tensor(targets(scene))
+            image.save(buffer, "JPEG", quality=rng.randint(15, 60))
+            image = Image.open(buffer)
+        return pixels(image), torch.tensor(targets(scene))
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Turn, thicken, thin, blur, brighten and add noise, each to some of the pictures.
+    """Turn, thicken, thin, blur, brighten and add noise, each to some of the images.
 
     Args:
         images: (B, 3, 64, 64) in [0, 1].
@@ -167,9 +167,9 @@ def train_tower(seed: int, rows: int, batch: int = 64, lr: float = 1.5e-3) -> tu
     """Pretrain a tower.
 
     Args:
-        seed: of the weights, the pictures and the augmentation.
-        rows: pictures in all, each drawn anew.
-        batch: pictures per step.
+        seed: of the weights, the images and the augmentation.
+        rows: images in all, each drawn anew.
+        batch: images per step.
         lr: peak learning rate; warm-up, then cosine.
 
     Returns:
