@@ -4,6 +4,8 @@ BIN := .venv/bin
 PY := $(BIN)/python
 CPU_TORCH := 2.13.0
 export TOKENIZERS_PARALLELISM := false
+# A waiting OpenMP thread sleeps: spinning ones starve each other where the machine also does something else (docs/scale.md).
+export OMP_WAIT_POLICY ?= PASSIVE
 export PYTHONPATH := $(CURDIR)
 
 .DEFAULT_GOAL := help
@@ -28,14 +30,14 @@ demo: .venv/.ready  ## the main job on CPU, start to finish: train two stages, e
 test: .venv/.ready  ## the tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "not recipe"
 
-test-recipes: .venv/.ready  ## whole runs: one curve on one process, two, ZeRO-2 and ZeRO-3; kills, stops, full disks (10 minutes)
+test-recipes: .venv/.ready  ## whole runs: one curve on one process, two, ZeRO-2 and ZeRO-3; kills, full disks, the wheel (10 minutes)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m recipe
 
-test-real: .venv/.ready  ## the tests on real pictures in $SAFETY_MODULES_DATA
+test-real: .venv/.ready  ## the tests on real files in $SAFETY_MODULES_DATA
 	$(PY) -m pytest -m real
 
-lint: .venv/.ready  ## ruff
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+lint: .venv/.ready  ## ruff, and mypy over safety_modules
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 format: .venv/.ready  ## ruff, writing
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
@@ -47,7 +49,7 @@ stage2: .venv/.ready  ## stage 2 (LoRA) on stage 1's result: make stage2 DATA=fo
 	$(BIN)/torchrun --nproc_per_node $(or $(GPUS),1) -m train.run --config train/configs/stage2_lora.yaml --data.root $(DATA)
 
 export: .venv/.ready  ## merge a trained folder: make export FROM=runs/stage2/final TO=runs/stage2/export
-	$(PY) -m scripts.export $(FROM) $(TO)
+	$(PY) -m safety_modules.cli export $(FROM) $(TO)
 
 control: .venv/.ready  ## calibration, policy, switch and new categories on the embedded world: make control SEEDS="0 1 2"
 	$(PY) -m scripts.control --output runs/control --seeds $(or $(SEEDS),0)
@@ -71,4 +73,4 @@ base: .venv/.ready  ## rebuild the tiny base model of the demo from nothing
 	$(PY) -m scripts.base --output data_recipes/riskworld/base
 
 clean:  ## remove runs and caches, not .venv
-	rm -rf runs .pytest_cache .ruff_cache
+	rm -rf runs .mypy_cache .pytest_cache .ruff_cache

@@ -1,1 +1,3 @@
-"""Commands: run from a checkout, `python -m scripts.NAME --help`."""
+"""Commands that need the checkout."""
+
+import train  # noqa: F401 - first: it says how OpenMP waits before torch is loaded
