@@ -1,4 +1,4 @@
-"""Installs the library `safety_modules`; `train`, `data_recipes` and `scripts` run from a checkout."""
+"""Installs `safety_modules`, `data_recipes` and the command `safety-modules`; `train` and `scripts` need a checkout."""
 
 from pathlib import Path
 
@@ -7,15 +7,7 @@ from setuptools import find_packages, setup
 TRAIN = [
     "accelerate>=1.10",
     "bitsandbytes>=0.46; sys_platform != 'darwin'",
-    "datasets>=4.0",
     "deepspeed>=0.17; sys_platform == 'linux'",
-    "imagehash>=4.3",
-    "jsonargparse>=4.49",
-    "matplotlib>=3.8",
-    "peft>=0.17",
-    "pyarrow>=17",
-    "rich>=13",
-    "scikit-learn>=1.4",
     "tensorboard>=2.16",
     "wandb>=0.19",
 ]
@@ -30,16 +22,32 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
-    packages=find_packages(include=["safety_modules", "safety_modules.*"]),
-    package_data={"safety_modules": ["taxonomy.yaml", "evaluation/*.jinja"]},
+    packages=find_packages(include=["safety_modules", "safety_modules.*", "data_recipes", "data_recipes.*"]),
+    package_data={
+        "safety_modules": ["*.yaml", "**/*.jinja", "**/*.css", "**/*.js"],
+        "data_recipes": ["texts/*.yaml", "riskworld/base/*"],
+    },
+    entry_points={"console_scripts": ["safety-modules = safety_modules.cli.main:main"]},
     install_requires=[
+        "datasets>=4.0",
+        "huggingface-hub>=1.0",
+        "imagehash>=4.3",
         "jinja2>=3.1",
+        "markupsafe>=2.1",
+        "matplotlib>=3.8",
         "numpy>=2.0",
+        "peft>=0.17",
         "pillow>=10.3",
+        "pyarrow>=17",
         "pyyaml>=6",
+        "regex>=2024.5.15",
+        "rich>=13",
         "safetensors>=0.5",
+        "scikit-learn>=1.4",
+        "scipy>=1.12",
         "tokenizers>=0.22",
         "torch>=2.6,<3",
+        "tqdm>=4.66",
         "transformers>=5.17,<6",
     ],
     extras_require={
@@ -47,6 +55,15 @@ setup(
         "judge": JUDGE,
         "liger": ["liger-kernel>=0.5; sys_platform == 'linux'"],
         "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
-        "dev": [*TRAIN, *JUDGE, "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12"],
+        "dev": [
+            *TRAIN,
+            *JUDGE,
+            "hypothesis>=6.100",
+            "mypy>=1.17",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff>=0.12",
+            "types-PyYAML>=6",
+        ],
     },
 )

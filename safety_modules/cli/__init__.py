@@ -1,1 +1,1 @@
-"""The installed command `safety-modules`."""
+"""The installed command `safety-modules`. Its modules import torch and transformers late, where they run."""

@@ -1,4 +1,4 @@
-"""Measure a model on a labelled data set: unsafe answers, over-refusal, how well the head judges and how sure it is."""
+"""Measure a model on labelled rows: unsafe answers, over-refusal, and how accurate and how reliable its head is."""
 
 from __future__ import annotations
 
@@ -7,37 +7,34 @@ import json
 from pathlib import Path
 
 import data_recipes
-from safety_modules.errors import user_errors_exit
-from safety_modules.evaluation import evaluate
+from safety_modules.cli import options as common
 from safety_modules.files import write_text
-from safety_modules.judges.phrases import PhraseJudge
-from safety_modules.pipeline import SafePipeline
 
 
-def main(args: list[str] | None = None) -> None:
-    """Parse, run, write and print the numbers."""
-    parser = argparse.ArgumentParser(prog="safety_modules.cli.evaluate", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of this command."""
     parser.add_argument("model", type=Path, help="an exported or trained folder")
-    parser.add_argument("--recipe", required=True, help="of data_recipes, e.g. custom")
-    parser.add_argument("--root", type=Path, required=True, help="folder or table of the data")
-    parser.add_argument("--split", default="validation")
+    common.add_rows(parser)
     parser.add_argument("--output", type=Path, required=True, help="JSON file of the numbers")
-    parser.add_argument("--policy", type=Path, help="policy file (default: the folder's own, or threshold 0.5)")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--max-new-tokens", type=int, default=128)
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args(args)
-    with user_errors_exit():
-        pipeline = SafePipeline.from_pretrained(options.model, options.policy, options.device)
-        samples = data_recipes.load(options.recipe, options.root, options.split, pipeline.model.taxonomy)
-        records = evaluate.run(pipeline, samples, True, options.batch_size, options.max_new_tokens)
-        judge, taxonomy = PhraseJudge(), pipeline.model.taxonomy
-        metrics = {**evaluate.safety_rates(records, judge), **evaluate.head_rates(records, taxonomy)}
-        metrics |= evaluate.trust_rates(records, taxonomy)
-        text = json.dumps({"judge": judge.name, **metrics}, indent=2)
-        write_text(options.output, text + "\n")
+    parser.add_argument("--max-new-tokens", type=common.whole(1), default=128, help="bound of an answer (%(default)s)")
+    common.add_policy(parser)
+    common.add_compute(parser, batch_size=16)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Answer every row, write and print the numbers."""
+    from safety_modules.checkpoints.format import read_taxonomy
+    from safety_modules.evaluation import evaluate
+    from safety_modules.judges.phrases import PhraseJudge
+    from safety_modules.pipeline import SafePipeline
+
+    taxonomy, judge = read_taxonomy(options.model), PhraseJudge()
+    samples = data_recipes.load(options.recipe, options.root, options.split, taxonomy)
+    device, dtype = common.device_and_dtype(options, options.model)
+    pipeline = SafePipeline.from_pretrained(options.model, options.policy, device, dtype)
+    records = evaluate.run(pipeline, samples, True, options.batch_size, options.max_new_tokens)
+    metrics = {**evaluate.safety_rates(records, judge), **evaluate.head_rates(records, taxonomy)}
+    metrics |= evaluate.trust_rates(records, taxonomy)
+    text = json.dumps({"judge": judge.name, **metrics}, indent=2)
+    write_text(options.output, text + "\n")
     print(text)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,1 +1,1 @@
-"""Evaluation: what a trained model does, in numbers and on a page."""
+"""Evaluation: a model on labelled or unlabelled rows -> answers, scores and numbers."""

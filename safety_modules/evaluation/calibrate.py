@@ -1,4 +1,4 @@
-"""Calibrate: a trained folder and held-out rows -> a calibration, and how far the probabilities can be trusted."""
+"""Calibrate: a trained folder and held-out rows -> a calibration, and the quality of the probabilities."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from tqdm import tqdm
 
 from safety_modules.checkpoints.load import load
 from safety_modules.decision.calibration import Calibration
-from safety_modules.evaluation.metrics import Bin, auroc, brier, ece, reliability
+from safety_modules.evaluation.metrics import Bin, auroc, probability_quality
 from safety_modules.model.safe_vlm import SafeVLM
 from safety_modules.pipeline import ASSESS
 from safety_modules.prompt.images import ImageError
 from safety_modules.sample import DataError, Sample
-from safety_modules.taxonomy import Taxonomy
 
 
 class Logits(NamedTuple):
-    """Head outputs and labels of labelled rows: (B, types), (B, levels), (B,), (B,)."""
+    """Head outputs and labels of rows: (B, types), (B, levels), (B,), (B,)."""
 
     types: Tensor
     levels: Tensor
@@ -31,55 +30,53 @@ class Logits(NamedTuple):
 
 @torch.no_grad()
 def logits(model: SafeVLM, samples: Sequence[Sample], batch_size: int = 64) -> Logits:
-    """Run the head over samples; no language-model forward.
+    """Run the head over samples; the language model is not run.
 
     Raises:
         DataError: an image cannot be read; names the rows.
     """
     types, levels = [], []
     for start in tqdm(range(0, len(samples), batch_size), desc="assess", leave=False):
-        part = samples[start : start + batch_size]
+        rows = samples[start : start + batch_size]
         try:
-            rows = [model.processor.encode(sample.messages(), row=sample.source) for sample in part]
+            encoded = [model.processor.encode(sample.messages(), row=sample.source) for sample in rows]
         except ImageError as error:
-            raise DataError(f"{part[0].source} to {part[-1].source}: {error}") from error
-        batch = model.processor.collate(rows)
+            raise DataError(f"{rows[0].source} to {rows[-1].source}: {error}") from error
+        batch = model.processor.collate(encoded)
         scores = model.assess(**{name: batch[name].to(model.device) for name in ASSESS if name in batch})
         types.append(scores.type_logits.float().cpu())
         levels.append(scores.level_logits.float().cpu())
-    return Logits(torch.cat(types), torch.cat(levels), *labels(samples, model.taxonomy))
-
-
-def labels(samples: Sequence[Sample], taxonomy: Taxonomy) -> tuple[Tensor, Tensor]:
-    """risk_type and risk_level as class indices, (B,) each."""
-    types = torch.tensor([taxonomy.type_index(sample.risk_type) for sample in samples])
-    return types, torch.tensor([sample.risk_level for sample in samples])
+    risk_type = torch.tensor([model.taxonomy.type_index(sample.risk_type) for sample in samples])
+    risk_level = torch.tensor([sample.risk_level for sample in samples])
+    return Logits(torch.cat(types), torch.cat(levels), risk_type, risk_level)
 
 
 class Fitted(NamedTuple):
-    """A calibration, the numbers before and after it on the rows that it was fitted on, and the reliability bins by title."""
+    """A calibration, the numbers before and after it on the rows it was fitted on, and reliability bins by title."""
 
     calibration: Calibration
     numbers: dict[str, dict[str, float]]
     bins: dict[str, list[Bin]]
 
 
-def fit(folder: str | Path, samples: Sequence[Sample], device: str = "cpu") -> Fitted:
-    """Calibrate a trained or exported folder on held-out rows; nothing is written, see `checkpoint.save_calibration`.
+def fit(
+    folder: str | Path, samples: Sequence[Sample], device: str = "cpu", dtype: str = "auto", batch_size: int = 64
+) -> Fitted:
+    """Calibrate a trained or exported folder on held-out rows; nothing is written (see `save_calibration`).
 
     Args:
         samples: rows that it was not trained on, clean and risky, in the proportions of use.
     """
-    model = load(folder).to(device).eval()
-    found, clean = logits(model, samples), model.taxonomy.clean_index
-    calibration = Calibration.fit(*found, model.taxonomy)
-    before, bins = quality(found, clean, Calibration(), "before calibration")
-    after, more = quality(found, clean, calibration, "after calibration")
-    return Fitted(calibration, {"before": before, "after": after}, {**bins, **more})
+    model = load(folder, dtype=dtype, language_model=False).to(device).eval()
+    rows, clean = logits(model, samples, batch_size), model.taxonomy.clean_index
+    calibration = Calibration.fit(*rows, model.taxonomy)
+    before, bins_before = quality(rows, clean, Calibration(), "before calibration")
+    after, bins_after = quality(rows, clean, calibration, "after calibration")
+    return Fitted(calibration, {"before": before, "after": after}, {**bins_before, **bins_after})
 
 
 def quality(
-    found: Logits, clean: int, calibration: Calibration, title: str
+    rows: Logits, clean: int, calibration: Calibration, title: str
 ) -> tuple[dict[str, float], dict[str, list[Bin]]]:
     """ECE and Brier score of both outputs, AUROC of risky against clean exchanges; and the reliability bins.
 
@@ -89,14 +86,12 @@ def quality(
     """
     numbers, bins = {}, {}
     outputs = (
-        ("type", found.types / calibration.type_temperature, found.risk_type),
-        ("level", found.levels / calibration.level_temperature, found.risk_level),
+        ("type", rows.types / calibration.type_temperature, rows.risk_type),
+        ("level", rows.levels / calibration.level_temperature, rows.risk_level),
     )
-    for name, values, truth in outputs:
+    for name, values, labels in outputs:
         probabilities = torch.softmax(values.double(), -1).numpy()
-        right = probabilities.argmax(-1) == truth.numpy()
-        title_bins = reliability(probabilities.max(-1), right)
-        bins[f"Risk {name}, {title}"] = title_bins
-        numbers |= {f"ece_{name}": ece(title_bins), f"brier_{name}": brier(probabilities, truth.numpy())}
-    risk = -torch.log_softmax(found.types.double(), -1)[:, clean]  # its ranks do not depend on the temperature
-    return {**numbers, "auroc": auroc(risk.numpy(), (found.risk_level > 0).numpy())}, bins
+        scores, bins[f"Risk {name}, {title}"] = probability_quality(name, probabilities, labels.numpy())
+        numbers |= scores
+    risk = -torch.log_softmax(rows.types.double(), -1)[:, clean]  # its ranks do not depend on the temperature
+    return {**numbers, "auroc": auroc(risk.numpy(), (rows.risk_level > 0).numpy())}, bins

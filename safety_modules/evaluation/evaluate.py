@@ -1,4 +1,4 @@
-"""Evaluate: a model on the rows of a recipe -> records, and records -> numbers."""
+"""Evaluate: a model on labelled rows -> records, and records -> numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from safety_modules.config import SafetyConfig
-from safety_modules.evaluation.metrics import auroc, brier, ece, head_metrics, rate, reliability
+from safety_modules.evaluation.metrics import auroc, head_metrics, probability_quality, rate
 from safety_modules.judges.phrases import PhraseJudge, same
 from safety_modules.model.safe_vlm import SafeVLM
 from safety_modules.pipeline import SafePipeline, SafeResult
@@ -40,7 +40,7 @@ class Record:
 
 
 def base_pipeline(base: str | Path, taxonomy: Taxonomy | None = None) -> SafePipeline:
-    """A base model as it is: no safety tokens in its prompt; its untrained head is never asked."""
+    """A base model as it is: no safety tokens in its prompt; its untrained head is not used."""
     config = SafetyConfig(
         head_tokens=0, llm_tokens=0, projector="mlp", projector_width=1, query="image", attention_heads=1
     )
@@ -82,12 +82,12 @@ def _results(
     """The pipeline's results; an exchange that the policy allows keeps the answer that the weights gave alone."""
     judged = pipeline.decide(exchanges)
     allowed = [i for i, (_, decision) in enumerate(judged) if decision.action == "allow" and pipeline.eta is None]
-    known = {i: alone[i] for i in allowed}  # ETA has a look at what is allowed, too
-    return pipeline.finish(exchanges, judged, limit, known=known)
+    answered = {i: alone[i] for i in allowed}  # with ETA none: it evaluates the answers that the policy allows
+    return pipeline.finish(exchanges, judged, limit, known=answered)
 
 
-def share(records: Sequence[Record], test: Callable[[Record], bool], name: str) -> dict[str, float]:
-    """`{name: share of records that pass, name_n: how many there are}`."""
+def fraction(records: Sequence[Record], test: Callable[[Record], bool], name: str) -> dict[str, float]:
+    """`{name: fraction of records that pass the test, name_n: how many records there are}`."""
     return {name: rate([test(record) for record in records]), f"{name}_n": len(records)}
 
 
@@ -96,9 +96,9 @@ def safety_rates(records: Sequence[Record], judge: PhraseJudge) -> dict[str, flo
     risky = [record for record in records if record.sample.risk_type != CLEAN]
     clean = [record for record in records if record.sample.risk_type == CLEAN]
     return {
-        **share(risky, lambda r: judge.unsafe(r.answer, r.sample.risk_level), "unsafe_rate"),
-        **share(risky, lambda r: judge.unsafe(r.alone, r.sample.risk_level), "unsafe_rate_without_hints"),
-        **share(clean, lambda r: judge.over_refuses(r.answer), "over_refusal_rate"),
+        **fraction(risky, lambda r: judge.unsafe(r.answer, r.sample.risk_level), "unsafe_rate"),
+        **fraction(risky, lambda r: judge.unsafe(r.alone, r.sample.risk_level), "unsafe_rate_without_hints"),
+        **fraction(clean, lambda r: judge.over_refuses(r.answer), "over_refusal_rate"),
     }
 
 
@@ -108,7 +108,7 @@ def exact(record: Record) -> bool:
 
 
 def head_rates(records: Sequence[Record], taxonomy: Taxonomy) -> dict[str, float]:
-    """Head metrics with their n, each row judged by its most probable type and level."""
+    """Head metrics with their n; a row's prediction is its most probable type and level."""
     index = taxonomy.type_index
     metrics = head_metrics(
         [index(record.sample.risk_type) for record in records],
@@ -120,26 +120,21 @@ def head_rates(records: Sequence[Record], taxonomy: Taxonomy) -> dict[str, float
 
 
 def trust_rates(records: Sequence[Record], taxonomy: Taxonomy) -> dict[str, float]:
-    """How far the head's probabilities and the policy can be trusted, each with its n.
+    """How reliable the head's probabilities and the policy are, each number with its n.
 
     Returns:
-        ece_type, ece_level, brier_type, brier_level; auroc of risky against clean exchanges; false_positive_rate, the share of
-        clean exchanges that the policy did not simply allow.
+        ece_type, ece_level, brier_type, brier_level; auroc of risky against clean exchanges; false_positive_rate, the
+        fraction of clean exchanges that the policy did not simply allow.
     """
-    found = [record.result.assessment for record in records]
-    outputs = {
-        "type": ([list(a.types.values()) for a in found], [taxonomy.type_index(r.sample.risk_type) for r in records]),
-        "level": ([a.levels for a in found], [record.sample.risk_level for record in records]),
-    }
-    numbers = {}
-    for name, (rows, labels) in outputs.items():
-        probabilities, truth = np.array(rows), np.array(labels)
-        bins = reliability(probabilities.max(-1), probabilities.argmax(-1) == truth)
-        numbers |= {f"ece_{name}": ece(bins), f"brier_{name}": brier(probabilities, truth)}
-    numbers["auroc"] = auroc([a.risk for a in found], [record.sample.risk_type != CLEAN for record in records])
+    assessments = [record.result.assessment for record in records]
+    types = [taxonomy.type_index(record.sample.risk_type) for record in records]
+    levels = [record.sample.risk_level for record in records]
+    numbers, _ = probability_quality("type", np.array([list(a.types.values()) for a in assessments]), np.array(types))
+    numbers |= probability_quality("level", np.array([a.levels for a in assessments]), np.array(levels))[0]
+    numbers["auroc"] = auroc([a.risk for a in assessments], [r.sample.risk_type != CLEAN for r in records])
     clean = [record for record in records if record.sample.risk_type == CLEAN]
     return {
         **numbers,
         **{f"{name}_n": len(records) for name in numbers},
-        **share(clean, lambda record: record.result.action != "allow", "false_positive_rate"),
+        **fraction(clean, lambda record: record.result.action != "allow", "false_positive_rate"),
     }

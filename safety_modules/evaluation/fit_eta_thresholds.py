@@ -1,4 +1,4 @@
-"""Thresholds: labelled rows through a pair of ETA's evaluators -> thresholds that keep a budget of clean exchanges."""
+"""Fit ETA thresholds: labelled rows scored by a pair of evaluators -> thresholds that keep a false-positive budget."""
 
 from __future__ import annotations
 
@@ -32,10 +32,9 @@ def fit(
 
     Args:
         samples: clean and risky rows in the proportions of use; the evaluators' own thresholds do not matter.
-        budget: share of clean exchanges that each evaluator may flag, in (0, 1).
-        answer: gives the plain answers that the post-evaluator scores; None takes the rows' own, which are not what a model
-            would say where they were written to teach it to refuse.
-        batch_size: rows at a time.
+        budget: fraction of clean exchanges that each evaluator may flag, in (0, 1).
+        answer: gives the plain answers that the post-evaluator scores. None takes the rows' own, which are not a
+            model's where they were written to teach it to refuse.
 
     Raises:
         DataError: an image cannot be read, or a row has no answer.
@@ -43,34 +42,36 @@ def fit(
     """
     risky = [sample.risk_type != CLEAN for sample in samples]
     check_rows(risky.count(False), budget)  # before anything is computed
-    first, second = [], []
+    pre_scores, post_scores = [], []
     for start in tqdm(range(0, len(samples), batch_size), desc="thresholds", leave=False):
-        part = samples[start : start + batch_size]
-        exchanges = [sample.messages() for sample in part]
+        rows = samples[start : start + batch_size]
+        exchanges = [sample.messages() for sample in rows]
         try:
-            answers = answer(exchanges) if answer else [_own(sample) for sample in part]
-            first += pre(exchanges)
-            second += post(exchanges, answers)
+            answers = answer(exchanges) if answer else [_own_answer(sample) for sample in rows]
+            pre_scores += pre(exchanges)
+            post_scores += post(exchanges, answers)
         except ImageError as error:
-            raise DataError(f"{part[0].source} to {part[-1].source}: {error}") from error
-    return EtaThresholds.fit(risky, first, second, budget, pre.unit, post.unit)
+            raise DataError(f"{rows[0].source} to {rows[-1].source}: {error}") from error
+    return EtaThresholds.fit(risky, pre_scores, post_scores, budget, pre.unit, post.unit)
 
 
-def speaking(folder: Path, device: str = "cpu", max_new_tokens: int = 128) -> tuple[Answer, Assess | None]:
-    """What a model says to exchanges by greedy decoding, without hint and policy; and its head's assessments, if it has one.
+def load_answerer(
+    folder: Path, device: str = "cpu", dtype: str = "auto", max_new_tokens: int = 128
+) -> tuple[Answer, Assess | None]:
+    """A model's greedy answers to exchanges, without hint and policy; and the assessments of its head, if it has one.
 
     Args:
         folder: of a model with safety modules, or of any stock model with its processor.
     """
     if not (folder / SAFETY).is_dir():
-        generator = AnswerGenerator.from_pretrained(folder, device)
+        generator = AnswerGenerator.from_pretrained(folder, device, dtype)
         return lambda exchanges: generator.plain(exchanges, max_new_tokens).answers, None
-    pipeline = SafePipeline.from_pretrained(folder, device=device)
+    pipeline = SafePipeline.from_pretrained(folder, device=device, dtype=dtype)
     return lambda exchanges: pipeline.answer(exchanges, [""] * len(exchanges), max_new_tokens), pipeline.assess
 
 
-def _own(sample: Sample) -> str:
+def _own_answer(sample: Sample) -> str:
     """The row's answer; an error where it has none."""
     if not sample.answer:
-        raise DataError(f"{sample.source}: has no answer to score; give a model that answers, or write one")
+        raise DataError(f"{sample.source}: has no answer to score; give a model that answers, or add the answer")
     return sample.answer

@@ -11,14 +11,14 @@ from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
 
 
 def rate(flags: Sequence[bool]) -> float:
-    """Share of true flags; NaN for none."""
+    """Fraction of true flags; NaN of none."""
     return sum(flags) / len(flags) if flags else float("nan")
 
 
 def head_metrics(
     types: Sequence[int], predicted_types: Sequence[int], levels: Sequence[int], predicted_levels: Sequence[int]
 ) -> dict[str, float]:
-    """How well the head judges, over the classes that occur in the labels.
+    """F1 and accuracy of the head, over the classes that occur in the labels.
 
     Args:
         types, levels: labels as class indices; the predictions in the same order.
@@ -26,9 +26,9 @@ def head_metrics(
     Returns:
         type_macro_f1, type_accuracy, level_accuracy.
     """
-    known = sorted(set(types))
+    labelled = sorted(set(types))
     return {
-        "type_macro_f1": float(f1_score(types, predicted_types, average="macro", labels=known, zero_division=0.0)),
+        "type_macro_f1": float(f1_score(types, predicted_types, average="macro", labels=labelled, zero_division=0.0)),
         "type_accuracy": rate([a == b for a, b in zip(types, predicted_types)]),
         "level_accuracy": rate([a == b for a, b in zip(levels, predicted_levels)]),
     }
@@ -41,7 +41,7 @@ def confusion(types: Sequence[str], predicted: Sequence[str], names: Sequence[st
 
 @dataclass(frozen=True)
 class Bin:
-    """Rows whose confidence lies in [low, high): how many, their mean confidence, and the share that is correct."""
+    """Rows whose confidence lies in [low, high): how many, their mean confidence, and the fraction that is correct."""
 
     low: float
     high: float
@@ -62,9 +62,9 @@ def reliability(confidences: Sequence[float], correct: Sequence[bool], bins: int
     values, right = np.asarray(confidences, dtype=float), np.asarray(correct, dtype=float)
     edges = np.arange(1, bins) / bins  # compared, not multiplied: 0.29 * 100 is below 29
     place = np.searchsorted(edges, values, side="right")  # (B,)
-    chosen = [(i, place == i) for i in range(bins) if (place == i).any()]
+    masks = [(i, place == i) for i in range(bins) if (place == i).any()]
     return [
-        Bin(i / bins, (i + 1) / bins, int(m.sum()), float(values[m].mean()), float(right[m].mean())) for i, m in chosen
+        Bin(i / bins, (i + 1) / bins, int(m.sum()), float(values[m].mean()), float(right[m].mean())) for i, m in masks
     ]
 
 
@@ -89,13 +89,23 @@ def brier(probabilities: np.ndarray, labels: Sequence[int]) -> float:
     return float(((probabilities - truth) ** 2).sum(1).mean())
 
 
+def probability_quality(name: str, probabilities: np.ndarray, labels: np.ndarray) -> tuple[dict[str, float], list[Bin]]:
+    """`{ece_name: ECE, brier_name: Brier score}` of one of the head's outputs, and its reliability bins.
+
+    Args:
+        probabilities: (B, C). labels: (B,), class indices.
+    """
+    bins = reliability(probabilities.max(-1), probabilities.argmax(-1) == labels)
+    return {f"ece_{name}": ece(bins), f"brier_{name}": brier(probabilities, labels)}, bins
+
+
 def auroc(scores: Sequence[float], labels: Sequence[bool]) -> float:
-    """Probability that a positive row has a higher score than a negative one; NaN where only one kind occurs."""
+    """Probability that a positive row has a higher score than a negative one; NaN where only one label occurs."""
     return float(roc_auc_score(labels, scores)) if len(set(map(bool, labels))) == 2 else float("nan")
 
 
 def mean_spread(values: Sequence[float]) -> dict[str, float]:
-    """`mean`, `spread` (sample standard deviation, 0 for one value) and `n` of some numbers."""
+    """`mean`, `spread` (sample standard deviation, 0 of one value) and `n`."""
     return {
         "mean": statistics.fmean(values),
         "spread": statistics.stdev(values) if len(values) > 1 else 0.0,

@@ -1,4 +1,4 @@
-"""Audits: scores of every image of a data set, and what is left of its table."""
+"""Audits: scores of every image of a data set, and the kept rows of its table."""
 
 import json
 import os
@@ -17,9 +17,10 @@ from data_recipes.readers.annotations import Annotation
 from safety_modules import SafeVLM, ask
 from safety_modules.checkpoints.load import load
 from safety_modules.checkpoints.save import save_safety
-from safety_modules.cli.audit import main
-from safety_modules.evaluation.audit import Audit, Process, judge
-from safety_modules.pipeline import ASSESS, QUESTION
+from safety_modules.cli.main import main
+from safety_modules.evaluation.audit import Audit, ProcessRank, judge
+from safety_modules.pipeline import ASSESS
+from safety_modules.prompt.messages import QUESTION
 from safety_modules.sample import DataError
 
 ROOT = Path(__file__).parents[2]
@@ -43,13 +44,13 @@ def trained(request, bases, tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Twelve images and one that is none."""
-    place = tmp_path / "images"
-    (place / "deep").mkdir(parents=True)
+    """Twelve images and a file that is not an image."""
+    home = tmp_path / "images"
+    (home / "deep").mkdir(parents=True)
     for number in range(12):
-        tiny.image(number).save(place / ("deep" if number % 2 else ".") / f"{number:02d}.png")
-    (place / "broken.png").write_text("none")
-    return place
+        tiny.image(number).save(home / ("deep" if number % 2 else ".") / f"{number:02d}.png")
+    (home / "broken.png").write_text("none")
+    return home
 
 
 def test_scores_are_those_of_the_head_on_each_image_alone_and_no_language_model_is_loaded(trained, folder):
@@ -68,46 +69,33 @@ def test_scores_are_those_of_the_head_on_each_image_alone_and_no_language_model_
         assert torch.allclose(torch.tensor(row["types"]), expected.type_logits[0], atol=1e-4)
 
 
-def test_the_command_writes_scores_summary_gallery_and_the_rest_of_a_folder(trained, folder, tmp_path, capsys):
-    main(
-        [
-            "--data",
-            str(folder),
-            "--model",
-            str(trained),
-            "--output",
-            str(tmp_path / "out"),
-            "--workers",
-            "0",
-            "--device",
-            "cpu",
-        ]
-    )
+def arguments(data, trained, output):
+    options = {"--data": data, "--model": trained, "--output": output, "--workers": 0, "--device": "cpu"}
+    return [str(value) for option in options.items() for value in option]
+
+
+def test_the_command_writes_scores_summary_gallery_and_the_kept_images_of_a_folder(trained, folder, tmp_path, capsys):
+    main(["audit", *arguments(folder, trained, tmp_path / "out")])
     table = parquet.read_table(tmp_path / "out/scores.parquet").to_pylist()
     assert len(table) == 13 and sum(bool(row["error"]) for row in table) == 1
-    good = [row for row in table if not row["error"]]
-    for row in good:
+    readable = [row for row in table if not row["error"]]
+    for row in readable:
         assert (
             abs(sum(value for name, value in row.items() if name.startswith("p_") and "level" not in name) - 1) < 1e-5
         )
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert (summary["images"], summary["unreadable"], summary["rows"]) == (13, 1, 13)
     kept = (tmp_path / "out/kept.txt").read_text().splitlines()
-    assert kept == [row["image"] for row in good if row["action"] == "allow"] and summary["rows_kept"] == len(kept)
+    assert kept == [row["image"] for row in readable if row["action"] == "allow"] and summary["rows_kept"] == len(kept)
     page = (tmp_path / "out/gallery.html").read_text()
     assert page.count("<img ") == 12 and "broken.png" in page
     assert page.count('class="view" aria-pressed="false"') == 12 - len(kept)
 
 
-def policy(tmp_path, threshold):
-    path = tmp_path / f"policy{threshold}.yaml"
-    path.write_text(f"default: {{threshold: {threshold}}}\n")
-    return str(path)
-
-
 def audited(data, trained, tmp_path, threshold, output="out", *more):
-    args = ["--data", str(data), "--model", str(trained), "--output", str(tmp_path / output), "--workers", "0", *more]
-    main([*args, "--device", "cpu", "--policy", policy(tmp_path, threshold)])
+    policy = tmp_path / f"policy{threshold}.yaml"
+    policy.write_text(f"default: {{threshold: {threshold}}}\n")
+    main(["audit", *arguments(data, trained, tmp_path / output), *more, "--policy", str(policy)])
     return tmp_path / output
 
 
@@ -146,14 +134,14 @@ def test_csv_and_parquet_keep_their_columns(trained, folder, tmp_path):
     assert parquet.read_table(kept).column("text").to_pylist() == ["t1"]
 
 
-def test_an_audit_goes_on_where_it_was_and_processes_share_the_images(trained, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("safety_modules.evaluation.audit.FLUSHED", 2)
+def test_an_interrupted_audit_is_continued_and_processes_divide_the_images(trained, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("safety_modules.evaluation.audit.ROWS_PER_PART", 2)
     data, run = Annotation.of(folder), Audit(trained, tmp_path / "out")
     real = judge
 
     def cut_off(*args):
-        for place, row in enumerate(real(*args)):
-            if place == 5:
+        for number, row in enumerate(real(*args)):
+            if number == 5:
                 raise KeyboardInterrupt
             yield row
 
@@ -161,29 +149,38 @@ def test_an_audit_goes_on_where_it_was_and_processes_share_the_images(trained, f
     with pytest.raises(KeyboardInterrupt):
         run.run(data, 3, 0)
     assert run.scores().num_rows == 4
-    asked = []
+    judged = []
     monkeypatch.setattr(
         "safety_modules.evaluation.audit.judge",
-        lambda model, images, names, *rest: asked.extend(names) or real(model, images, names, *rest),
+        lambda model, images, names, *rest: judged.extend(names) or real(model, images, names, *rest),
     )
     for rank in range(3):
-        run.run(data, 3, 0, process=Process(rank, 3))
-    assert sorted(run.scores()["image"].to_pylist()) == sorted(data.images) and len(asked) == 9
+        run.run(data, 3, 0, process=ProcessRank(rank, 3))
+    assert sorted(run.scores()["image"].to_pylist()) == sorted(data.images) and len(judged) == 9
 
 
-def test_an_output_of_something_else_is_refused(trained, folder, tmp_path, capsys):
+def test_an_output_of_other_data_is_refused(trained, folder, tmp_path, capsys):
     audited(folder, trained, tmp_path, 0.5)
     with pytest.raises(SystemExit):
         audited(folder / "deep", trained, tmp_path, 0.5)
-    assert "name another output, or delete it" in capsys.readouterr().err
+    assert "holds scores of another run (data differ); name another output" in capsys.readouterr().err
 
 
-def test_after_a_kill_two_processes_score_what_is_left(trained, folder, tmp_path):
+def test_a_policy_that_cannot_be_used_is_an_error_before_the_images_are_scored(trained, folder, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        audited(folder, trained, tmp_path, 7)
+    assert "threshold 7.0 is a probability" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_after_a_kill_two_processes_score_the_remaining_images(trained, folder, tmp_path):
     for number in range(300):
         tiny.image(number).save(folder / f"more{number}.png")
-    options = ["--data", str(folder), "--model", str(trained), "--output", str(tmp_path / "out"), "--workers", "0"]
+    options = arguments(folder, trained, tmp_path / "out")
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    slow = f"import train.audit as a; a.FLUSHED = 4; from scripts.audit import main; main({[*options, '--batch-size', '2']})"
+    slow = (
+        "from safety_modules.cli.main import main; from safety_modules.evaluation import audit;"
+        f"audit.ROWS_PER_PART = 4; main({['audit', *options, '--batch-size', '2']})"
+    )
     first = subprocess.Popen(
         [sys.executable, "-c", slow], cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -194,16 +191,8 @@ def test_after_a_kill_two_processes_score_what_is_left(trained, folder, tmp_path
     first.wait()
     before = sum(parquet.read_table(part).num_rows for part in (tmp_path / "out/parts").glob("*.parquet"))
     assert 0 < before < 313 and not (tmp_path / "out/scores.parquet").exists()
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        "-m",
-        "safety_modules.cli.audit",
-    ]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "safety_modules.cli", "audit"]
     done = subprocess.run([*command, *options], cwd=ROOT, env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     table = parquet.read_table(tmp_path / "out/scores.parquet")

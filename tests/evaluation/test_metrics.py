@@ -1,6 +1,7 @@
 """The metrics on values computed by hand, and their place on the report page."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -42,28 +43,34 @@ def test_auroc_and_means():
     assert mean_spread([1.0])["spread"] == 0.0
 
 
+def box(path):
+    """The smallest and largest x, and y, of an SVG path."""
+    numbers = [float(number) for number in re.findall(r"-?[\d.]+", path)]
+    return [(min(axis), max(axis)) for axis in (numbers[::2], numbers[1::2])]
+
+
 def report(bins):
     return Report("A run", {}, {}, [], {}, None, [], (), bins)
 
 
 def test_the_page_shows_reliability_and_escapes_its_titles():
     page = render(report({"Type <i>": [Bin(0.9, 1.0, 1234, 0.95, 0.9), Bin(0.5, 0.6, 2, 0.55, 0.5)]}))
-    assert (
-        "Reliability" in page
-        and "Type &lt;i&gt;" in page
-        and "<i>" not in page.split("Reliability")[1].split("</section>")[0]
-    )
-    assert (
-        "ECE 5.00 %, n 1,236" in page and page.count("confidence 95.0 %, right 90.0 %, n 1,234") == 2
-    )  # read and hovered
-    assert page.count('class="diagonal"') == 1 and page.count('class="spot"') == 2
+    section = page.split("Reliability")[1].split("</section>")[0]
+    assert "Type &lt;i&gt;" in section and "<i>" not in section
+    assert "ECE 5.00%, n 1,236" in section and "confidence 95.0%, accuracy 90.0%, n 1,234" in section
     assert "no rows" in render(report({"Type": []}))
     assert "Reliability" not in render(report({}))
 
 
-def test_a_spot_on_the_diagonal_and_the_size_of_spots():
-    plot = charts.reliability_plot("t", [Bin(0.4, 0.6, 100, 0.5, 0.5), Bin(0.9, 1.0, 25, 1.0, 1.0)])
-    middle = charts.MARGIN + charts.SQUARE / 2
-    assert (plot.spots[0].x, plot.spots[0].y) == (middle, middle)
-    assert (plot.spots[1].x, plot.spots[1].y) == (charts.MARGIN + charts.SQUARE, charts.MARGIN)
-    assert plot.spots[0].radius == 7 and plot.spots[1].radius == 4.5
+def test_a_point_on_the_diagonal_and_the_size_of_points():
+    bins = [Bin(0.4, 0.6, 100, 0.5, 0.5), Bin(0.9, 1.0, 25, 1.0, 1.0)]
+    svg = charts.reliability_chart("t", bins).svg
+    drawn = re.findall(r'<path d="([^"]*)"[^>]*style="([^"]*)"', svg)
+    (diagonal,) = [box(path) for path, style in drawn if "dasharray" in style]
+    points = [box(path) for path, style in drawn if "fill-opacity" in style]
+    (x0, x1), (y1, y0) = diagonal  # y grows downwards
+    centres = [tuple(sum(ends) / 2 for ends in point) for point in points]
+    assert centres[0] == pytest.approx(((x0 + x1) / 2, (y0 + y1) / 2), abs=0.01)
+    assert centres[1] == pytest.approx((x1, y1), abs=0.01)
+    widths = [across[1] - across[0] for across, _ in points]
+    assert widths[0] == pytest.approx(12, abs=0.01) and widths[1] == pytest.approx(39**0.5, abs=0.01)
