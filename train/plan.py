@@ -1,4 +1,4 @@
-"""Know before you start: `python -m train.plan --config FILE [overrides of train.run] [--gpus 8] [--probe 20]`."""
+"""Know before you start: `python -m train.plan --config FILE [overrides of train.run] [--gpus 8] [--measure 20]`."""
 
 from __future__ import annotations
 
@@ -22,106 +22,98 @@ from train.planning.throughput import measure
 
 
 def main(args: list[str] | None = None) -> None:
-    """Parse, plan, probe, print."""
-    parser = argparse.ArgumentParser(prog="train.plan", description=__doc__, allow_abbrev=False, add_help=False)
+    """Parse, plan, measure, print."""
+    parser = argparse.ArgumentParser(prog="train.plan", description=__doc__, allow_abbrev=False)
     parser.add_argument("--gpus", type=int, default=int(os.environ.get("WORLD_SIZE", 8)))
-    parser.add_argument("--memory", type=float, help="GiB of a card; default: of the GPU there is, else 80")
-    parser.add_argument("--probe", type=int, default=20, help="steps to measure; 0 for none")
-    parser.add_argument("--json", type=Path, help="file to write, too")
+    parser.add_argument("--memory", type=float, help="GiB of a card (default: that of the GPU here, else 80)")
+    parser.add_argument("--measure", type=int, default=20, help="real steps to time; 0 for none")
+    parser.add_argument("--json", type=Path, help="also write the plan to this file")
     options, rest = parser.parse_known_args(args)
     with user_errors_exit():
-        if options.gpus < 1 or options.probe < 0 or options.probe == 1:
-            raise ConfigError(
-                f"--gpus {options.gpus} --probe {options.probe}: at least 1 GPU, and 0 or at least 2 steps"
-            )
-        made = plan(config := read_config(rest), options.gpus, options.memory)
+        if options.gpus < 1 or options.measure < 0 or options.measure == 1:
+            given = f"--gpus {options.gpus} --measure {options.measure}"
+            raise ConfigError(f"{given}: give at least 1 GPU, and 0 or at least 2 steps")
+        config = read_config(rest)
+        result = plan(config, options.gpus, options.memory)
         first = int(os.environ.get("RANK", 0)) == 0
         if first:
-            show(made, config, rest)
-        if options.probe:
-            made = dataclasses.replace(made, speed=measure(config, options.probe))
+            show(result, config, rest)
+        if options.measure:
+            result = dataclasses.replace(result, speed=measure(config, options.measure))
             if first:
-                show_speed(made)
+                show_speed(result)
         if first and options.json:
-            write_text(options.json, json.dumps(made.to_dict(), indent=1) + "\n")
+            write_text(options.json, json.dumps(result.to_dict(), indent=1) + "\n")
 
 
-def show(made: Plan, config: TrainConfig, args: list[str]) -> None:
+def show(result: Plan, config: TrainConfig, args: list[str]) -> None:
     """Print parts, memory, command and steps."""
-    console = Console(highlight=False)
-    table = _table("Parameters", "part", "dtype", "trained", "frozen", "GiB")
-    for count in made.counts:
-        number = f"{count.parameters:,}"
-        table.add_row(
-            count.part, count.dtype, *((number, "") if count.trained else ("", number)), f"{count.bytes / GIB:.2f}"
-        )
-    sums = [sum(c.parameters for c in made.counts if c.trained is fate) for fate in (True, False)]
-    table.add_row("all", "", *(f"{n:,}" for n in sums), f"{sum(c.bytes for c in made.counts) / GIB:.2f}", style="bold")
-    console.print(table)
-    batch = made.batch
-    table = _table(
-        f"GiB on each of {made.processes} GPUs; micro-batch of {batch.rows} x {batch.tokens:,} tokens, {batch.images} images",
-        *("", "weights", "gradients", "optimizer", "32-bit copies", "buffers", "activations", "peak"),
-        *("host", f"of {made.memory / GIB:.0f} GiB"),
-    )
-    for row in made.rows:
-        held = row.states
-        parts = (
-            held.weights,
-            held.gradients,
-            held.optimizer,
-            held.copies,
-            held.buffers,
-            sum(row.activations.values()),
-            row.peak,
-        )
-        numbers = [f"{value / GIB:.1f}" for value in (*parts, held.host)]
-        table.add_row(row.strategy.name, *numbers, row.verdict, style="bold" if row is made.cheapest() else "")
-    console.print(table)
-    best = made.cheapest()
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(_parameters(result), soft_wrap=False)
+    console.print(_memory(result), soft_wrap=False)
+    best = result.cheapest()
     if best is None:
-        console.print(f"Nothing fits {made.memory / GIB:.0f} GiB: {remedies(config)}")
+        console.print(f"Nothing fits {result.memory / GIB:.0f} GiB: {remedies(config)}")
     else:
-        console.print(
-            f"{best.strategy.name} {best.verdict}:\n  {command(best.strategy, config, args, made.processes)}",
-            soft_wrap=True,
-        )
-    steps = made.steps
+        line = command(best.strategy, config, args, result.processes)
+        console.print(f"{best.strategy.name} {best.verdict}:\n  {line}")
+    steps = result.steps
     console.print(
-        f"{steps.rows:,} rows, {steps.rows_of_step:,} in a step; {steps.per_epoch:,} steps in an epoch, {steps.total:,} in all\n"
-        f"{steps.checkpoints:,} checkpoints of {steps.checkpoint / GIB:.2f} GiB; with final/ at most {steps.disk / GIB:.2f} GiB "
-        f"at a time, {steps.free / GIB:.1f} GiB are free",
-        soft_wrap=True,
+        f"{steps.rows:,} rows, {steps.rows_of_step:,} in a step; {steps.per_epoch:,} steps in an epoch, "
+        f"{steps.total:,} in all\n{steps.checkpoints:,} checkpoints of {steps.checkpoint / GIB:.2f} GiB; with final/ at "
+        f"most {steps.disk / GIB:.2f} GiB at a time, {steps.free / GIB:.1f} GiB are free"
     )
     if steps.disk > steps.free:
-        console.print(
-            f"The disk of {config.output} is too small: make room, or set trainer.save_total_limit to 1", style="bold"
-        )
+        console.print(f"The disk of {config.output} is too small: make room, or set trainer.save_total_limit to 1")
     if steps.done:
-        console.print(f"{config.output} has an unfinished run: it would go on from step {steps.done:,}", soft_wrap=True)
+        console.print(f"{config.output} has an unfinished run: it would continue from step {steps.done:,}")
 
 
-def show_speed(made: Plan) -> None:
-    """Print what the probe measured."""
-    speed, console = made.speed, Console(highlight=False)
+def show_speed(result: Plan) -> None:
+    """Print what the real steps measured."""
+    speed, console = result.speed, Console(highlight=False, soft_wrap=True)
     on = "this machine's CPU" if speed.device == "cpu" else speed.device
     console.print(
-        f"{speed.rows_per_second:.3g} rows per second with {speed.processes} process(es) on {on}: median of {speed.steps} steps; "
-        f"{speed.waiting:.0%} of the time waiting for data\n"
-        f"{made.hours():.3g} hours to the end so, without evaluations and checkpoints",
-        soft_wrap=True,
+        f"{speed.rows_per_second:.3g} rows per second with {speed.processes} process(es) on {on}: median of {speed.steps} "
+        f"steps; {speed.waiting:.0%} of the time waiting for data\n"
+        f"{result.hours():.3g} hours to the end at this speed, without evaluations and checkpoints"
     )
     if speed.device == "cpu":
-        console.print("The hours are those of this machine, not of a GPU", soft_wrap=True)
-    elif speed.processes != made.processes:
-        hours = made.hours() * speed.processes / made.processes
-        console.print(
-            f"{made.processes} such GPUs: {hours:.3g} hours if they do not wait for each other", soft_wrap=True
-        )
+        console.print("The hours are those of this machine, not of a GPU")
+    elif speed.processes != result.processes:
+        hours = result.hours() * speed.processes / result.processes
+        console.print(f"{result.processes} such GPUs: {hours:.3g} hours if they do not wait for each other")
     if speed.peak:
-        console.print(
-            f"{speed.peak / GIB:.1f} GiB of the GPU at most, without CUDA's own {CUDA / GIB:.0f}", soft_wrap=True
-        )
+        console.print(f"{speed.peak / GIB:.1f} GiB of the GPU at most, without CUDA's own {CUDA / GIB:.0f}")
+
+
+def _parameters(result: Plan) -> Table:
+    """Parameters of each part, trained and frozen."""
+    table = _table("Parameters", "part", "dtype", "trained", "frozen", "GiB")
+    for count in result.counts:
+        numbers = (f"{count.parameters:,}", "") if count.trained else ("", f"{count.parameters:,}")
+        table.add_row(count.part, count.dtype, *numbers, f"{count.bytes / GIB:.2f}")
+    sums = [sum(c.parameters for c in result.counts if c.trained is trained) for trained in (True, False)]
+    size = sum(c.bytes for c in result.counts) / GIB
+    table.add_row("all", "", *(f"{number:,}" for number in sums), f"{size:.2f}", style="bold")
+    return table
+
+
+def _memory(result: Plan) -> Table:
+    """GiB of each strategy on one GPU."""
+    batch = result.batch
+    table = _table(
+        f"GiB on each of {result.processes} GPUs; micro-batch of {batch.rows} x {batch.tokens:,} tokens, "
+        f"{batch.images} images",
+        *("", "weights", "gradients", "optimizer", "32-bit copies", "buffers", "activations", "peak"),
+        *("host", f"of {result.memory / GIB:.0f} GiB"),
+    )
+    for row in result.strategies:
+        held = row.states
+        sizes = (held.weights, held.gradients, held.optimizer, held.copies, held.buffers, row.activations, row.peak)
+        numbers = [f"{value / GIB:.1f}" for value in (*sizes, held.host)]
+        table.add_row(row.strategy.name, *numbers, row.verdict, style="bold" if row is result.cheapest() else "")
+    return table
 
 
 def command(chosen: Strategy, config: TrainConfig, args: list[str], processes: int) -> str:

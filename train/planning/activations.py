@@ -1,42 +1,53 @@
-"""Footprint: what the forward pass of a stage's largest micro-batch leaves for the backward pass."""
+"""Activations: the memory that a step's forward and backward pass take beside weights, gradients and optimizer.
+
+Nothing is estimated from formulas: the stage's own model, loss and largest micro-batch run on tensors that have shapes and
+dtypes but no data (torch's FakeTensorMode), and every storage that lives is counted. Attention runs as torch's fused kernel,
+which, like flash attention, keeps no scores for pairs of tokens.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from safety_modules.model.losses import safety_losses
+from safety_modules.model.packing import enable_packing
+from safety_modules.model.safe_vlm import SafeVLM
+from safety_modules.prompt.head_inputs import HeadInputs
 from train.config import TrainConfig
 from train.data.dataset import Collator, ExchangeDataset
-from train.planning.memory import Blocks, logit_bytes, module_bytes, pair_bytes, stack_bytes
-from train.planning.meta_model import BLOCKS, MetaModel, part_of
+from train.loop.trainer import TARGETS
+from train.planning.meta_model import MetaModel
 
 SAMPLE = 32  # rows at least that are read to find the longest
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Sizes of a micro-batch.
+class MicroBatch:
+    """A micro-batch as the collator gives it.
 
     Attributes:
+        inputs: of `SafeVLM.forward`, with labels.
         rows, tokens: B and T of `input_ids`; where rows are packed, 1 and the sum of their lengths.
-        padded: rows may be filled up.
-        positions: scored for their labels, of all rows.
-        images: that the tower sees.
-        units, question: pairs of image and reading that the head judges, and tokens of the longest question.
+        images: that the tower encodes.
     """
 
+    inputs: dict[str, Any]
     rows: int
     tokens: int
-    padded: bool
-    positions: int
     images: int
-    units: int
-    question: int
 
 
-def longest(rows: ExchangeDataset, patches: int, size: int, packing: bool) -> Batch:
-    """A micro-batch of the longest rows: found by their letters and images, then read and measured.
+def largest_micro_batch(rows: ExchangeDataset, patches: int, size: int, packing: bool) -> MicroBatch:
+    """A micro-batch of the longest rows: found by their characters and images, then read and measured.
 
     Args: patches: of an image. size: rows of a micro-batch.
 
@@ -44,118 +55,120 @@ def longest(rows: ExchangeDataset, patches: int, size: int, packing: bool) -> Ba
         DataError: one of them does not fit, as it would in training.
     """
     lengths = rows.lengths(patches)
-    order = sorted(range(len(rows)), key=lambda i: -lengths[i][0])
-    read = sorted((rows[i] for i in order[: max(SAMPLE, size)]), key=lambda row: -len(row["input_ids"]))
-    batch = Collator(rows.processor, packing)((read * size)[:size])
-    count, tokens = batch["input_ids"].shape
-    return Batch(
-        count,
-        tokens,
-        size > 1 and not packing,
-        len(batch["keep"]) * count,
-        sum(int(row["tiles"].sum()) for row in (read * size)[:size]),
-        len(batch["head_inputs"].units),
-        batch["head_inputs"].question_ids.shape[-1],
-    )
+    longest_first = sorted(range(len(rows)), key=lambda i: -lengths[i][0])[: max(SAMPLE, size)]
+    encoded = sorted((rows[i] for i in longest_first), key=lambda row: -len(row["input_ids"]))
+    chosen = (encoded * size)[:size]
+    inputs = Collator(rows.processor, packing)(chosen)
+    images = sum(int(row["tiles"].sum()) for row in chosen)
+    return MicroBatch(inputs, *inputs["input_ids"].shape, images)
 
 
-def activations(
-    meta_model: MetaModel, config: TrainConfig, batch: Batch, compute: torch.dtype, checkpointing: bool, cast: bool
-) -> dict[str, int]:
-    """Bytes by origin; the formulas are in `memory`. A part that no gradient passes through keeps nothing.
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all storages that are made while it is active and still live, and their peak."""
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        """Args: known: tensors that are there already; their storages, and views of them, are not counted."""
+        super().__init__()
+        self.live = self.peak = 0
+        self.storages = {tensor.untyped_storage()._cdata: 0 for tensor in known}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self.storages:
+            self.storages[key] = storage.nbytes()
+            self.live += storage.nbytes()
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._release, key)
+
+    def _release(self, key: int) -> None:
+        self.live -= self.storages.pop(key, 0)
+
+
+def activation_bytes(
+    config: TrainConfig, batch: MicroBatch, checkpointing: bool, compute: torch.dtype | None, cast: bool
+) -> int:
+    """Peak bytes of a forward and backward pass, gradients of parameters not counted.
 
     Args:
-        compute: dtype that linear layers multiply in.
-        cast: from weights as they were loaded, by autocast; else all weights are of that dtype (DeepSpeed).
+        checkpointing: of the blocks' activations.
+        compute: dtype that linear layers multiply in; None for that of the weights.
+        cast: from weights as they are loaded, by autocast; else all weights have that dtype (DeepSpeed).
     """
-    model, size = meta_model.model, compute.itemsize
-    text, vision = model.config.get_text_config(), model.config.vision_config
-    patches, width = model.backbone.patches(model.config), text.hidden_size
-    named = dict(model.named_parameters())
-    stream = (
-        4 if cast and model.base.get_input_embeddings().weight.dtype != compute else size
-    )  # two dtypes add up to 32 bits
-    recast = {n for n, p in named.items() if cast and p.ndim > 1 and p.is_floating_point() and p.dtype != compute}
-    tower = meta_model.trains("vision tower")
-    projector = tower or meta_model.trains("base projector")
-    found = {"language model": 0, "vision tower": 0, "logits": 0, "modules": 0, "cast weights": 0, "one block": 0}
-    working = []
-    if tower:
-        weights = sum(named[n].numel() for n in recast if part_of(n) == "vision tower") // vision.num_hidden_layers
-        stack = Blocks(
-            vision.num_hidden_layers,
-            vision.hidden_size,
-            vision.intermediate_size,
-            vision.num_attention_heads,
-            gated=False,
-            trained=meta_model.trains("vision tower"),
-            weights=weights,
+    meta_model = MetaModel.of(config, quantized=False)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode:
+        model = _without_data(meta_model.model, compute, cast).train()
+        if config.data.packing and not config.head_only:
+            enable_packing(model.base)
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        inputs = {name: _fake(value, mode) for name, value in batch.inputs.items()}
+        if config.head_only:
+            shape = (batch.images, model.backbone.patches(model.config), model.backbone.vision_width(model.config))
+            inputs = {name: inputs[name] for name in ("head_inputs", "risk_type", "risk_level")}
+            inputs["features"] = torch.empty(shape, dtype=torch.bfloat16)
+        with LiveBytes([*model.parameters(), *model.buffers()]) as memory:
+            _step(model, inputs, config.head_weight, compute if cast else None)
+    return memory.peak
+
+
+def _step(model: SafeVLM, inputs: dict[str, Any], head_weight: float, autocast: torch.dtype | None) -> None:
+    """Loss and gradients of a micro-batch; each parameter's gradient is released as soon as it is there."""
+    read = {name: value for name, value in inputs.items() if name not in TARGETS}
+    with torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
+        output = model(**read)
+        losses = safety_losses(
+            output.logits,
+            inputs.get("labels"),
+            output.type_logits,
+            output.level_logits,
+            inputs["risk_type"],
+            inputs["risk_level"],
+            head_weight,
+            float(inputs.get("tokens", 1)),
         )
-        found["vision tower"], more = stack_bytes(stack, batch.images, patches + 1, size, stream, checkpointing)
-        working.append(more)
-    if projector:
-        found["vision tower"] += batch.images * patches * size * (model.backbone.vision_width(model.config) + 2 * width)
-    layers = 0 if config.head_only else text.num_hidden_layers - _first(meta_model)
-    if layers:
-        blocks = [n for n in recast if BLOCKS in f".{n}"]
-        stack = _blocks(meta_model, config, layers, recast)
-        pairs = 0
-        if not config.data.packing:
-            pairs = pair_bytes(config.attention or "sdpa", text.num_attention_heads, size, batch.padded)
-        kept, more = stack_bytes(stack, batch.rows, batch.tokens, size, stream, checkpointing, pairs)
-        found["language model"] = kept
-        working.append(more)
-        found["cast weights"] += size * sum(
-            named[n].numel() for n in blocks if named[n].requires_grad
-        )  # cached over the pass
-    if not config.head_only:
-        found["logits"] = logit_bytes(batch.positions, text.vocab_size, width, size)
-        found["cast weights"] += size * sum(named[n].numel() for n in recast if part_of(n) == "output layer")
-    if meta_model.trains("safety projector", "head tokens", "head"):
-        shape = model.safety_config
-        depth = 2 * shape.projector_depth if shape.projector == "c_abstractor" else 0
-        seen = shape.projector_grid**2 if shape.projector_grid and depth else patches
-        keys = batch.units * (shape.head_tokens + seen + batch.question)
-        images = max(batch.images, 1) if meta_model.trains("safety projector") else 0
-        visual = model.backbone.vision_width(model.config)
-        found["modules"] = module_bytes(images, patches, visual, shape.projector_width, depth, width, keys, size)
-        found["cast weights"] += size * sum(named[n].numel() for n in recast if part_of(n) == "safety projector")
-    found["one block"] = max(working, default=0)
-    return found
+    losses.loss.backward()
 
 
-def _blocks(meta_model: MetaModel, config: TrainConfig, layers: int, recast: set[str]) -> Blocks:
-    """The language model's blocks, as `memory` wants them."""
-    text = meta_model.model.config.get_text_config()
-    named = [(n, p) for n, p in meta_model.model.named_parameters() if BLOCKS in f".{n}"]
-    lora = config.lora
-    adapted = {p.dtype for n, p in named if "lora_A" in n}
-    return Blocks(
-        layers,
-        text.hidden_size,
-        text.intermediate_size,
-        text.num_attention_heads,
-        trained=any(p.requires_grad for n, p in named if "lora_" not in n),
-        rank=lora.rank if lora and any(p.requires_grad for n, p in named if "lora_" in n) else 0,
-        mask=1 if lora and lora.dropout else 0,
-        apart=bool(lora) and (lora.dropout > 0 or any("lora_" in n for n in recast) or len(adapted) > 1),
-        weights=sum(p.numel() for n, p in named if n in recast and not p.requires_grad) // text.num_hidden_layers,
-    )
+def _without_data(model: SafeVLM, compute: torch.dtype | None, cast: bool) -> SafeVLM:
+    """A model on the meta device -> the same with parameters and buffers that have no data but seem to be on the CPU.
 
+    Args: as in `activation_bytes`.
+    """
 
-def _first(meta_model: MetaModel) -> int:
-    """The lowest block of the language model that a gradient passes through; the number of blocks where none does."""
-    blocks = meta_model.model.config.get_text_config().num_hidden_layers
-    if meta_model.trains("language-model tokens", "vision tower", "base projector"):
-        return 0
-    low = [blocks]
-    for name, parameter in meta_model.model.named_parameters():
-        if parameter.requires_grad and part_of(name) in ("language model", "LoRA"):
-            low.append(
-                int(f".{name}".split(BLOCKS)[1].split(".")[0])
-                if BLOCKS in f".{name}"
-                else 0
-                if "embed" in name
-                else blocks
+    def held(dtype: torch.dtype) -> torch.dtype:
+        if not dtype.is_floating_point or compute is None:
+            return dtype
+        # A CPU's autocast cannot mix float16 and bfloat16; cast from float32, they give the same copies and the same sums.
+        mixed = cast and dtype.itemsize == compute.itemsize and dtype != compute
+        return torch.float32 if mixed else dtype if cast else compute
+
+    for module in model.modules():
+        for name, value in module.named_parameters(recurse=False):
+            parameter = nn.Parameter(
+                torch.empty(value.shape, dtype=held(value.dtype)), requires_grad=value.requires_grad
             )
-    return min(low)
+            if value.requires_grad:
+                parameter.register_post_accumulate_grad_hook(_drop_gradient)
+            setattr(module, name, parameter)
+        for name, value in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty(value.shape, dtype=value.dtype))
+    return model
+
+
+def _drop_gradient(parameter: Tensor) -> None:
+    parameter.grad = None
+
+
+def _fake(value: object, mode: FakeTensorMode) -> object:
+    """A batch's tensors without their data."""
+    if isinstance(value, HeadInputs):
+        return HeadInputs(*(mode.from_tensor(getattr(value, field.name)) for field in fields(value)))
+    return mode.from_tensor(value) if isinstance(value, Tensor) else value

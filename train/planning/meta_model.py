@@ -1,9 +1,7 @@
-"""Blueprint: the model of a stage with shapes and dtypes and without weights, so that it can be counted on any machine."""
+"""MetaModel: the model of a stage on the meta device, with shapes and dtypes but no weights, so that any machine can count it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +9,16 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
-from safety_modules.checkpoints.format import ADAPTER, CONFIG, SAFETY, read_meta, read_taxonomy
+from safety_modules.checkpoints.format import ADAPTER, read_meta, read_taxonomy
 from safety_modules.config import ConfigError, SafetyConfig
 from safety_modules.model.safe_vlm import SafeVLM
 from safety_modules.prompt.processor import SafeProcessor
 from safety_modules.taxonomy import Taxonomy
+from train.build import add_lora
 from train.config import TrainConfig
 from train.loop.checks import check_rules
 from train.loop.param_groups import param_groups
 from train.planning.memory import Weights, optimizer_bytes, quantised_bits
-from train.run import add_lora
 
 PARTS = {  # the first that a parameter's name starts with, or holds
     "LoRA": ("lora_",),
@@ -38,7 +36,7 @@ BLOCKS = ".language_model.layers."
 
 @dataclass(frozen=True)
 class Count:
-    """Parameters of one part, dtype and fate. `bytes` are those of the weights as they are loaded."""
+    """Parameters of one part and dtype, trained or frozen. `bytes` are those of the weights as they are loaded."""
 
     part: str
     dtype: str
@@ -55,20 +53,22 @@ class MetaModel:
     quantize: str | None
 
     @classmethod
-    def of(cls, config: TrainConfig) -> MetaModel:
-        """Build it from configs and processor: as `run.build`, without reading a weight.
+    def of(cls, config: TrainConfig, quantized: bool = True) -> MetaModel:
+        """Build it from configs and processor, without reading a weight.
+
+        Args: quantized: hold the blocks' linear weights as the stage does; False keeps them whole, so that the model can run.
 
         Raises:
             ConfigError: as in `train.run`; or the base's config cannot be read.
-            CheckpointError: `modules` is no folder of trained modules.
+            CheckpointError: `modules` is not a folder of trained modules.
         """
         modules, taxonomy, place, source = _described(config)
         with torch.device("meta"):
             model = SafeVLM(
                 _base(config, place), SafeProcessor.from_pretrained(source, modules.llm_tokens), modules, taxonomy
             )
-            if config.quantize:
-                _quantise(model.base)
+            if config.quantize and quantized:
+                _quantize(model.base)
             if config.lora:
                 add_lora(model, config.lora)
         param_groups(model, config.rules)
@@ -77,18 +77,20 @@ class MetaModel:
         return cls(model, config.quantize)
 
     def counts(self) -> list[Count]:
-        """Parameters of each part by dtype and fate, in the order of `PARTS`."""
-        found: dict[tuple[str, str, bool], list[float]] = {}
-        for name, parameter, size in self._sized():
-            dtype = str(parameter.dtype).removeprefix("torch.") if parameter.is_floating_point() else self.quantize
-            total = found.setdefault((part_of(name), dtype, parameter.requires_grad), [0, 0])
-            total[0] += parameter.numel()
-            total[1] += size
+        """Parameters of each part by dtype, trained and frozen, in the order of `PARTS`."""
+        totals: dict[tuple[str, str | None, bool], tuple[int, float]] = {}
+        for name, parameter in self.model.named_parameters():
+            whole = parameter.is_floating_point()
+            key = (
+                part_of(name),
+                str(parameter.dtype).removeprefix("torch.") if whole else self.quantize,
+                parameter.requires_grad,
+            )
+            size = parameter.element_size() if whole else quantised_bits(self.quantize, parameter.shape[1]) / 8
+            numbers, bytes_ = totals.get(key, (0, 0.0))
+            totals[key] = (numbers + parameter.numel(), bytes_ + parameter.numel() * size)
         order = [*PARTS, "other"]
-        return [
-            Count(*key, int(n), round(size))
-            for key, (n, size) in sorted(found.items(), key=lambda row: order.index(row[0][0]))
-        ]
+        return [Count(*key, *map(round, totals[key])) for key in sorted(totals, key=lambda key: order.index(key[0]))]
 
     def weights(self) -> Weights:
         """The sums that `memory.states` takes."""
@@ -119,16 +121,6 @@ class MetaModel:
         """Whether anything of these parts is trained."""
         return any(count.trained for count in self.counts() if count.part in parts)
 
-    def _sized(self) -> Iterator[tuple[str, nn.Parameter, float]]:
-        for name, parameter in self.model.named_parameters():
-            size = parameter.element_size()
-            yield (
-                name,
-                parameter,
-                parameter.numel()
-                * (size if parameter.is_floating_point() else quantised_bits(self.quantize, parameter.shape[1]) / 8),
-            )
-
 
 def part_of(name: str) -> str:
     """The part of the model that a parameter belongs to."""
@@ -145,15 +137,14 @@ def _described(config: TrainConfig) -> tuple[SafetyConfig, Taxonomy, str | Path,
         return config.safety or SafetyConfig(), taxonomy, config.base, config.base
     folder = Path(config.modules)
     if (folder / ADAPTER).exists():
-        raise ConfigError(f"modules: {folder} holds LoRA weights; export it first and go on from the export")
-    base = read_meta(folder).base
-    meta = json.loads((folder / SAFETY / CONFIG).read_text(encoding="utf-8"))
-    place = folder if base == "." or (folder / "config.json").exists() else base
-    return SafetyConfig.from_dict(meta["safety"]), read_taxonomy(folder), place, place
+        raise ConfigError(f"modules: {folder} holds LoRA weights; export it first and start from the export")
+    meta = read_meta(folder)
+    place = folder if meta.base == "." or (folder / "config.json").exists() else meta.base
+    return meta.safety, read_taxonomy(folder), place, place
 
 
 def _base(config: TrainConfig, place: str | Path) -> PreTrainedModel:
-    """The base's modules without weights, in the dtype that `load_base` would load; for a guard without language model."""
+    """The base in the dtype that `load_base` would load; without its blocks where the head alone is trained."""
     try:
         stock = AutoConfig.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -169,8 +160,8 @@ def _base(config: TrainConfig, place: str | Path) -> PreTrainedModel:
     return model
 
 
-def _quantise(base: PreTrainedModel) -> None:
-    """Make the blocks' linear weights whole numbers, as bitsandbytes does; here one for each weight, so that they count."""
+def _quantize(base: PreTrainedModel) -> None:
+    """Mark the blocks' linear weights as quantised: integers, as in bitsandbytes, but one for each weight."""
     for name, module in base.named_modules():
         if isinstance(module, nn.Linear) and BLOCKS in f".{name}":
             module.weight = nn.Parameter(torch.empty_like(module.weight, dtype=torch.uint8), requires_grad=False)

@@ -1,4 +1,4 @@
-"""Probe: some steps of a stage, timed, that leave nothing behind."""
+"""Throughput: some steps of a stage, timed, that leave nothing behind."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from safety_modules.config import ConfigError
+from train.arguments import training_arguments
+from train.build import build_data, build_model, build_trainer
 from train.config import TrainConfig
-from train.run import prepare
 
 WARM = 5  # steps at the start that are not counted, at most a quarter of all
 QUIET = {
@@ -32,14 +33,14 @@ QUIET = {
 
 @dataclass(frozen=True)
 class Speed:
-    """What a probe measured.
+    """What some real steps measured.
 
     Attributes:
         device: "cpu", or the GPU's name. processes: that took part.
-        steps: counted. rows: of a step, on all processes.
+        steps: that were counted. rows: of a step, on all processes.
         seconds: median of a step.
-        waiting: share of time spent waiting for rows, on the first process.
-        peak: bytes of the GPU at most; None on a CPU.
+        waiting: fraction of the time spent waiting for rows, on the first process.
+        peak: of the GPU's memory, in bytes; None on a CPU.
     """
 
     device: str
@@ -56,8 +57,8 @@ class Speed:
         return self.rows / self.seconds
 
 
-class Clock(TrainerCallback):
-    """Times each step, and of it the time in which the loader is waited for."""
+class StepClock(TrainerCallback):
+    """Times each step, and how much of it is spent waiting for the loader."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -65,15 +66,15 @@ class Clock(TrainerCallback):
         self.waited = 0.0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """Note the time, once the device is done."""
+        """Record the time, once the device is done."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.ends.append(time.perf_counter())
         self.waits.append(self.waited)
         self.waited = 0.0
 
-    def over(self, batches: Iterator) -> Iterator:
-        """The same batches; the time for each is added up."""
+    def timed(self, batches: Iterator) -> Iterator:
+        """The same batches; the time spent waiting for each is added up."""
         while True:
             start = time.perf_counter()
             try:
@@ -94,23 +95,26 @@ class Clock(TrainerCallback):
 def measure(config: TrainConfig, steps: int) -> Speed:
     """Train for some steps as `train.run` would, in a folder that is then removed; every process must call it.
 
-    Args: steps: from 2, of which the first, at least one, are not counted.
+    Args: steps: from 2, of which the first few, at least one, are not counted.
 
     Raises:
         ConfigError: the GPU's memory is too small; and whatever `train.run` would raise.
     """
-    clock = Clock()
+    clock = StepClock()
     with tempfile.TemporaryDirectory(prefix="plan-") as folder, redirect_stdout(io.StringIO()):
         quiet = {**config.trainer, **QUIET, "max_steps": steps}
-        trainer, *_ = prepare(dataclasses.replace(config, output=folder, trainer=quiet))
-        take = trainer.get_batch_samples
-        trainer.get_batch_samples = lambda batches, *args: take(clock.over(batches), *args)
+        measured = dataclasses.replace(config, output=folder, trainer=quiet)
+        arguments = training_arguments(measured)
+        model = build_model(measured, arguments)
+        trainer = build_trainer(measured, arguments, model, build_data(measured, arguments, model))
+        get_batch_samples = trainer.get_batch_samples
+        trainer.get_batch_samples = lambda batches, *args: get_batch_samples(clock.timed(batches), *args)
         trainer.add_callback(clock)
         try:
             trainer.train()
         except torch.OutOfMemoryError as error:
             raise ConfigError(
-                f"probe: the GPU's memory is too small ({str(error).splitlines()[0]}); see the table above"
+                f"measuring: the GPU's memory is too small ({str(error).splitlines()[0]}); see the table above"
             ) from error
         args = trainer.args
         rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size

@@ -8,15 +8,16 @@ from helpers import stage_runs as runs
 from helpers import tiny
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaProcessor
 
+from safety_modules.pipeline import ask
 from train.config import read_config
+from train.data.dataset import Collator
 from train.loop.resume import MANIFEST
 from train.plan import main
 from train.planning import memory
-from train.planning.activations import Batch, activations
+from train.planning.activations import MicroBatch, activation_bytes
 from train.planning.estimate import plan, strategy
 from train.planning.memory import states
 from train.planning.meta_model import MetaModel, part_of
-from train.run import prepare
 
 CONFIGS = runs.ROOT / "train" / "configs"
 STAGES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
@@ -86,15 +87,15 @@ def test_every_shipped_stage_is_planned_on_a_7b_base_without_weights(name, large
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 @pytest.mark.parametrize(
-    "rules,lora,guard", [(runs.STAGE1, None, False), (runs.LORA, LORA, False), (runs.STAGE1, None, True)]
+    "rules,lora,head_only", [(runs.STAGE1, None, False), (runs.LORA, LORA, False), (runs.STAGE1, None, True)]
 )
-def test_the_blueprint_counts_what_is_built(bases, data, tmp_path, family, rules, lora, head_only):
+def test_the_meta_model_counts_what_is_built(bases, data, tmp_path, family, rules, lora, head_only):
     if head_only:
         rules = {r"safety\.llm_tokens\..*": None, **rules}
     path = runs.config(data, tmp_path / "run", rules, bases[family], lora)
-    config = read_config(["--config", str(path), "--guard", str(head_only).lower()])
+    config = read_config(["--config", str(path), "--head_only", str(head_only).lower()])
     found = {}
-    for name, parameter in prepare(config)[0].model.named_parameters():
+    for name, parameter in runs.trainer_of(config).model.named_parameters():
         key = (part_of(name), str(parameter.dtype)[6:], parameter.requires_grad)
         found[key] = found.get(key, 0) + parameter.numel()
     meta_model = MetaModel.of(config)
@@ -119,15 +120,20 @@ def test_the_sum_in_the_qlora_stage_is_the_plans(large, data, tmp_path):
     meta_model = MetaModel.of(config)
     held = states(meta_model.weights(), strategy("", 4096), meta_model.optimizer("paged_adamw_8bit"), 1, True)
     assert held.stay / 1e9 == pytest.approx(stay, abs=0.1)
-    batch = Batch(rows=2, tokens=2048, padded=False, positions=2 * 2048, images=2, units=2, question=64)
-    found = activations(meta_model, config, batch, torch.bfloat16, True, True)
-    assert (held.stay + sum(found.values()) + memory.CUDA) / 1e9 == pytest.approx(whole, abs=0.2)
+    processor = meta_model.model.processor
+    answer = "a red key " * 400
+    sizes = {"risk_type": torch.tensor(0), "risk_level": torch.tensor(0), "row": "row"}
+    row = processor.encode(ask("what is this?", [tiny.image(1)]), answer)
+    row = {name: value[:2048] if value.ndim == 1 and len(value) > 2048 else value for name, value in row.items()}
+    batch = MicroBatch(Collator(processor, packing=True)([{**row, **sizes}] * 2), 1, 2 * 2048, 2)
+    activations = activation_bytes(config, batch, True, torch.bfloat16, cast=True)
+    assert (held.stay + activations + memory.CUDA) / 1e9 == pytest.approx(whole, abs=0.2)
 
 
 def test_the_command_prints_writes_and_probes_and_leaves_nothing(bases, data, tmp_path, capsys):
     path = runs.config(data, tmp_path / "run", runs.STAGE1, bases["llava"])
     before = sorted((tmp_path / "run").iterdir())
-    main(["--config", str(path), "--gpus", "2", "--probe", "6", "--json", str(tmp_path / "plan.json")])
+    main(["--config", str(path), "--gpus", "2", "--measure", "6", "--json", str(tmp_path / "plan.json")])
     out = capsys.readouterr().out
     made = json.loads((tmp_path / "plan.json").read_text())
     assert "torchrun --nproc_per_node 2 -m train.run --config" in out.replace("\n", "") and "rows per second" in out
@@ -143,13 +149,13 @@ def test_an_unfinished_run_stays_as_it_is_and_is_named(bases, data, tmp_path, ca
     for folder in (whole, half):
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"1234")
-    manifest = {"step": 2, "rows_of_step": 4, "processes": 1, "files": {"model.safetensors": 4}}
+    manifest = {"step": 2, "global_batch_size": 4, "processes": 1, "files": {"model.safetensors": 4}}
     (whole / MANIFEST).write_text(json.dumps(manifest))
-    main(["--config", str(path), "--gpus", "1", "--probe", "3"])
-    assert "go on from step 2" in capsys.readouterr().out.replace("\n", " ")
+    main(["--config", str(path), "--gpus", "1", "--measure", "3"])
+    assert "continue from step 2" in capsys.readouterr().out.replace("\n", " ")
     assert half.is_dir() and whole.is_dir(), "even the half-written one is left"
     with pytest.raises(SystemExit) as exit_:
-        main(["--config", str(path), "--gpus", "3", "--probe", "0"])
+        main(["--config", str(path), "--gpus", "3", "--measure", "0"])
     assert exit_.value.code == 2 and "4 rows, which 3 processes" in capsys.readouterr().err
 
 
@@ -158,7 +164,7 @@ def test_an_unfinished_run_stays_as_it_is_and_is_named(bases, data, tmp_path, ca
     [
         (["--head_wieght", "1"], "head_wieght"),
         (["--rules", '{"safety\\\\..*": 1e-2}'], "no pattern claims the parameter 'base"),
-        (["--dtype", "int3"], "dtype: 'int3'"),
+        (["--dtype", "int3"], "dtype 'int3'"),
         (["--base", "null", "--modules", "nowhere", "--safety", "null"], "nowhere: no file safety/config.json"),
         (["--base", "no/such/base"], "no config that can be read"),
         (["--data.root", "nowhere"], "nowhere"),
@@ -171,7 +177,7 @@ def test_an_unfinished_run_stays_as_it_is_and_is_named(bases, data, tmp_path, ca
 def test_what_is_wrong_ends_with_one_line_and_code_2(bases, data, tmp_path, capsys, change, message):
     path = runs.config(data, tmp_path / "run", runs.STAGE1, bases["llava"])
     with pytest.raises(SystemExit) as exit_:
-        main(["--config", str(path), "--probe", "0", *change])
+        main(["--config", str(path), "--measure", "0", *change])
     error = capsys.readouterr().err.splitlines()
     lines = [line for line in error if line.startswith("error: ")]
     assert exit_.value.code == 2 and len(lines) == 1 and message in lines[0], error
@@ -180,17 +186,17 @@ def test_what_is_wrong_ends_with_one_line_and_code_2(bases, data, tmp_path, caps
 def test_16_bit_weights_and_quantised_ones_are_not_offered_what_is_refused(large, data, tmp_path):
     rules = ["--rules", json.dumps({r"safety\..*": None, r"base\.model\.language_model\..*": 1e-5, r"base\..*": None})]
     made = plan(read_config(stage("stage1.yaml", large, data, tmp_path, *rules)), 8, 80)
-    verdicts = {row.strategy.name: row.verdict for row in made.rows}
+    verdicts = {row.strategy.name: row.verdict for row in made.strategies}
     assert verdicts["DDP"] == "needs dtype float32" and made.cheapest().strategy.name == "ZeRO-2"
     made = plan(read_config(stage("stage2_qlora.yaml", large, data, tmp_path)), 1, 24)
     assert made.cheapest().strategy.name == "DDP"
-    assert [row.verdict for row in made.rows if row.strategy.stage == 3] == ["not with quantize"] * 2
+    assert [row.verdict for row in made.strategies if row.strategy.stage == 3] == ["not with quantize"] * 2
 
 
 @pytest.mark.recipe
 def test_two_processes_are_measured_and_the_first_prints(bases, data, tmp_path):
     path = runs.config(data, tmp_path / "run", runs.STAGE1, bases["llava"], per_device_train_batch_size=2)
-    command = runs.command("--config", path, "--probe", 4, processes=2)
+    command = runs.command("--config", path, "--measure", 4, processes=2)
     place = command.index(str(runs.ROOT / "tests" / "helpers" / "launch.py"))
     command[place : place + 1] = ["-m", "train.plan"]
     done = subprocess.run(command, cwd=runs.ROOT, env=runs.environment(), capture_output=True, text=True, timeout=280)
