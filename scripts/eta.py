@@ -1,4 +1,4 @@
-"""Measure ETA on the embedded world: the base and the trained model, each with and without it, other defences, and its cost."""
+"""Measure ETA on the embedded world: base and trained model, each with and without it, other defences, and its cost."""
 
 from __future__ import annotations
 
@@ -18,26 +18,24 @@ def main(args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="scripts.eta", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/eta"), help="folder of the run (default: runs/eta)")
     parser.add_argument(
-        "--world", type=Path, default=Path("runs/control"), help="of world and training, shared with control"
+        "--world",
+        type=Path,
+        default=Path("runs/control"),
+        help="folder of scripts.control, whose world and trained models are used (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of world and training (default: 0)")
-    parser.add_argument(
-        "--short", action="store_true", help="a few rows and steps: shows that all runs, reaches no target"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="of world and training (default: %(default)s)")
+    parser.add_argument("--short", action="store_true", help="few rows and steps: shows that it runs; misses targets")
     parser.add_argument("--docs", type=Path, default=Path("docs/eta.md"), help="page whose table is replaced")
     options = parser.parse_args(args)
     with user_errors_exit():
-        page, table = eta_study.run(
-            options.output, options.world, options.seed, eta_study.SHORT if options.short else eta_study.FULL
-        )
+        scale = eta_study.SHORT if options.short else eta_study.FULL
+        results, table = eta_study.run(options.output, options.world, options.seed, scale)
         if not options.short:
             write_table(options.docs, table)
-        report.write(page, options.output / "report.html")
+        report.write(results, options.output / "report.html")
     console = Console()
-    console.print(report.table(page))
-    console.print(
-        f"numbers: {options.output / 'metrics.json'}\nreport:  {options.output / 'report.html'}", highlight=False
-    )
+    console.print(report.table(results))
+    console.print(f"numbers: {options.output}/metrics.json\nreport:  {options.output}/report.html", highlight=False)
 
 
 if __name__ == "__main__":

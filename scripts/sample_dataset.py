@@ -1,7 +1,7 @@
-"""Write a trial data set of real images: 200 FigStep prompts against crops of photographs, and what is left out for testing.
+"""Write a small data set of real images: 200 FigStep prompts and crops of photographs, and held-out ones for testing.
 
-FigStep (MIT) draws forbidden requests as text into an image. The photographs are few, so clean rows are crops and flips of
-them: of the left part of each to train on, of the right part to test. The result is ordinary data of the recipe `custom`.
+FigStep (MIT) writes forbidden requests into images. Few photographs are needed, since clean rows are crops and flips of
+them: of the left part for training, of the right part for testing. The result is data of the recipe `custom`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from data_recipes.core.held_out import NEAR, perceptual_hash
+from data_recipes.core.held_out import NEAR_BITS, perceptual_hash
 from safety_modules.errors import UserError, user_errors_exit
 from safety_modules.files import fresh_folder
 from safety_modules.prompt.images import load_image
 
 TRAINED = 200  # FigStep images to train on
-CROPS = {True: 40, False: 10}  # crops of each photograph, to train on and left out
-LEFT = 0.65  # share of a photograph's width that training sees
+CROPS = {True: 40, False: 10}  # crops of each photograph, to train on and held out
+LEFT = 0.65  # fraction of a photograph's width that training sees
 TAXONOMY = """version: 1
 types:
   forbidden_text: {level: 3, hint: a forbidden request written into an image}
@@ -52,55 +52,54 @@ def write(figstep: Path, photographs: Path, output: Path, seed: int = 0) -> None
     risky, clean = sorted(figstep.glob("*.png")), sorted(photographs.glob("*.jpg"))
     if len(risky) <= TRAINED or len(clean) < 2:
         raise UserError(
-            f"{figstep} has {len(risky)} .png, {photographs} {len(clean)} .jpg; more than {TRAINED} and at least 2 are needed"
+            f"{figstep} has {len(risky)} .png files and {photographs} {len(clean)} .jpg files; "
+            f"more than {TRAINED} and at least 2 are needed"
         )
     rng = random.Random(seed)
     rng.shuffle(risky)
     with fresh_folder(output) as folder:
         (folder / "taxonomy.yaml").write_text(TAXONOMY, encoding="utf-8")
-        rows = []
+        images = []
         for number, path in enumerate(risky):
-            name = _place(folder, "forbidden_text", number < TRAINED) / path.name
-            shutil.copyfile(path, name)
-            rows.append((name, "forbidden_text", number < TRAINED))
+            images.append(_folder(folder, number < TRAINED, "forbidden_text") / path.name)
+            shutil.copyfile(path, images[-1])
         for number, path in enumerate(clean):
             photograph = load_image(path)
             width, height = photograph.size
             for trained, count in CROPS.items():
                 part = photograph.crop((0, 0, LEFT * width, height) if trained else (LEFT * width, 0, width, height))
-                for crop, image in enumerate(_crops(part, count, rng)):
-                    name = _place(folder, "clean", trained) / f"{number}_{crop:03d}.jpg"
-                    image.save(name)
-                    rows.append((name, "clean", trained))
+                for i, crop in enumerate(_crops(part, count, rng)):
+                    images.append(_folder(folder, trained, "clean") / f"{number}_{i:03d}.jpg")
+                    crop.save(images[-1])
+        labelled = [path.relative_to(folder) for path in images if path.is_relative_to(folder / "images")]
         with open(folder / "labels.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(("image", "risk_type"))
-            writer.writerows((name.relative_to(folder), kind) for name, kind, trained in rows if trained)
+            rows = [(path, path.parent.name) for path in labelled]
+            csv.writer(file).writerows([("image", "risk_type"), *rows])
 
 
-def _place(folder: Path, kind: str, trained: bool) -> Path:
-    """Folder of an image: images that are left out lie in a folder for each category."""
-    place = folder / ("images" if trained else "held_out") / kind
+def _folder(folder: Path, trained: bool, risk_type: str) -> Path:
+    """Folder of an image, created if missing; each category has one."""
+    place = folder / ("images" if trained else "held_out") / risk_type
     place.mkdir(parents=True, exist_ok=True)
     return place
 
 
 def _crops(photograph: Image.Image, count: int, rng: random.Random) -> Iterator[Image.Image]:
-    """Crops no two of which look the same, so that none to train on is like one to validate on."""
-    seen: list[int] = []
+    """Crops of which no two look the same, so that no training image is like one of validation."""
+    hashes: list[int] = []
     for _ in range(100 * count):
         crop = _crop(photograph, rng)
-        mark = perceptual_hash(crop)
-        if all((mark ^ other).bit_count() > NEAR for other in seen):
-            seen.append(mark)
+        crop_hash = perceptual_hash(crop)
+        if all((crop_hash ^ other).bit_count() > NEAR_BITS for other in hashes):
+            hashes.append(crop_hash)
             yield crop
-        if len(seen) == count:
+        if len(hashes) == count:
             return
-    raise UserError(f"{photograph.size} pixels of a photograph give no {count} crops that differ; use larger ones")
+    raise UserError(f"{count} different crops cannot be cut out of {photograph.size} pixels; use larger photographs")
 
 
 def _crop(photograph: Image.Image, rng: random.Random) -> Image.Image:
-    """A square crop of a third to the whole height at a random place, flipped every other time."""
+    """A square of a third to the whole height at a random place, flipped every other time."""
     side = int(min(photograph.size) * rng.uniform(0.33, 1.0))
     left, top = (rng.randint(0, extent - side) for extent in photograph.size)
     crop = photograph.crop((left, top, left + side, top + side)).resize((256, 256))

@@ -5,8 +5,8 @@
 #
 # Start it in the checkout with the virtual environment active, both on a file system that all nodes share. docs/scale.md
 #
-# Yours to edit. `--signal` says how many seconds before the time limit the stage ends: long enough for a step and a checkpoint;
-# SLURM may send it a minute earlier.
+# Edit these to fit your cluster. `--signal` says how many seconds before the time limit the stage ends: time for a step and a
+# checkpoint; SLURM may send the signal a minute earlier.
 #SBATCH --job-name=safety
 #SBATCH --nodes=2
 #SBATCH --gpus-per-node=8
@@ -14,19 +14,19 @@
 #SBATCH --time=24:00:00
 #SBATCH --signal=B:USR1@600
 #SBATCH --output=slurm-%j.log
-# To leave as they are: one torchrun on each node, and one log of all the job's turns.
+# Leave these as they are: one torchrun on each node, and one log for all runs of the job.
 #SBATCH --ntasks-per-node=1
 #SBATCH --requeue
 #SBATCH --open-mode=append
 
-# How a signal reaches train.run, which ends its step, saves and stops:
-# - SLURM -> this shell. Without the B: SLURM would signal the tasks alone, and nobody would know that the job is to be requeued.
-# - this shell -> srun -> the shell in `on_node`, on each node. With proctrack/cgroup, which most clusters have, SLURM signals
-#   only what it started itself: that shell, neither torchrun nor train.run.
-# - `on_node` -> the processes of train.run. Not torchrun: SIGUSR1 would kill it at once (it handles SIGTERM, SIGINT, SIGHUP and
-#   SIGQUIT; others only in newer releases, by an option), and a signal that it handles gives its processes 30 s until SIGKILL.
-# torchrun therefore ignores SIGUSR1. Its processes inherit that, and train.run listens only while it trains: a signal neither
-# kills one that still loads nor one that writes final/. So it is sent again until the step ends.
+# How the signal reaches train.run, which finishes its step, saves and stops:
+# - SLURM -> this shell. Without the B: SLURM would signal the tasks only, and the job would not be requeued.
+# - this shell -> srun -> the shell in `on_node`, on each node. With proctrack/cgroup, as on most clusters, SLURM signals only the
+#   process that it started: that shell, neither torchrun nor train.run.
+# - `on_node` -> the processes of train.run. Not torchrun: it handles SIGTERM, SIGINT, SIGHUP and SIGQUIT (others only in newer
+#   releases, by an option), and gives its processes 30 s until SIGKILL; SIGUSR1 would kill it at once.
+# So torchrun ignores SIGUSR1, and its processes inherit that until they train: a signal kills neither one that is still loading
+# nor one that is writing final/. Hence it is sent again until the step ends.
 on_node() {
     (
         trap '' USR1
@@ -36,7 +36,7 @@ on_node() {
     ) &
     local agent=$!
     trap 'pkill -USR1 -P "$agent"' USR1
-    trap 'pkill -TERM -P "$agent"' TERM # scancel, or the limit itself: KillWait seconds, 30 by default
+    trap 'pkill -TERM -P "$agent"' TERM # scancel, or the time limit: KillWait seconds, 30 by default
     while kill -0 "$agent" 2>/dev/null; do
         wait "$agent" # a signal ends the wait, not torchrun
     done
@@ -46,12 +46,12 @@ on_node() {
 set -u
 FIRST_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 RENDEZVOUS_PORT=$((20000 + SLURM_JOB_ID % 10000)) # jobs may share a node
-export -f on_node # so that the arguments stay words: bash -c gets them as "$@"
+export -f on_node # bash -c gets the arguments as "$@", so that they are not split
 export FIRST_NODE RENDEZVOUS_PORT
 
 stopped=
 trap 'stopped=yes' USR1
-# srun does not take --cpus-per-task from sbatch. A node that fails ends the others, which would wait for it.
+# srun does not inherit --cpus-per-task from sbatch. A node that fails ends the others, which would wait for it.
 srun ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} --kill-on-bad-exit=1 bash -c 'on_node "$@"' on_node "$@" &
 step=$!
 [ "$stopped" ] || wait "$step"

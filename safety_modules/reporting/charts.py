@@ -1,191 +1,174 @@
-"""Charts: curves -> the geometry of small line charts; images -> data URIs. Pure functions; the template draws."""
+"""Charts: curves, reliability bins and confusion counts -> inline SVG that follows the page's light or dark colours."""
 
 from __future__ import annotations
 
-import base64
 import io
 import math
-from collections.abc import Iterable, Sequence
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from safety_modules.evaluation.metrics import Bin, ece
-from safety_modules.prompt.images import load_image
 
-Points = list[tuple[int, float]]
+Points = list[tuple[int, float]]  # (step, value) in order of steps
 
-WIDTH, HEIGHT = 230, 140  # of a chart, in SVG units
-LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 22  # margins
-MOST_POINTS = 300
-SQUARE, MARGIN = 150, 12  # side of a reliability plot, and the space around it
-SMALL, LARGE = 160, 448  # pixels: images below are shown pixel by pixel, images above are reduced
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of a chart: an SVG path, its points and what to read off it."""
-
-    name: str
-    kind: str  # "training" or "validation"
-    path: str
-    points: tuple[tuple[float, float, int, str], ...]  # x, y, step, value as text
-    summary: str
-    averaged: int = 1  # values behind each point
-    left_out: int = 0  # values that are not finite
+# of report.css.jinja, in the light theme
+COLOURS = {"accent": "#2a62c4", "second": "#b5530b", "ink": "#1c1c1a", "soft": "#63625d", "line": "#dedcd5"}
+STYLE = {
+    "font.size": 9,
+    "axes.grid": True,
+    "svg.fonttype": "none",  # text stays text, in the page's font
+    "text.parse_math": False,
+    "text.color": COLOURS["ink"],
+    **dict.fromkeys(("axes.edgecolor", "grid.color"), COLOURS["line"]),
+    **dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor"), COLOURS["soft"]),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
+    **dict.fromkeys(("axes.spines.right", "axes.spines.top"), False),
+}
+LINES = {"training": (COLOURS["accent"], "-"), "validation": (COLOURS["second"], (0, (4, 2)))}  # colour, dashes
 
 
 @dataclass(frozen=True)
 class Chart:
-    """One panel: a term of one stage. Ticks are (position, text)."""
+    """A chart for the page.
+
+    Attributes:
+        note: beside the title: the last values and how many are not finite, or the calibration error.
+        description: the chart in words, in place of the image.
+        svg: content of the SVG element. size: width and height of its view box.
+    """
 
     title: str
-    lines: tuple[Line, ...]
-    x_ticks: tuple[tuple[float, str], ...]
-    y_ticks: tuple[tuple[float, str], ...]
-
-    @property
-    def last(self) -> str:
-        """The last value of each line."""
-        return " · ".join(line.points[-1][3] for line in self.lines)
-
-    @property
-    def summary(self) -> str:
-        """The chart in words."""
-        return ". ".join([self.title, *(f"{line.kind}: {line.summary}" for line in self.lines)])
+    note: str
+    description: str
+    svg: Markup
+    size: tuple[float, float]
 
 
-@dataclass(frozen=True)
-class ChartImage:
-    """An image for the page; a small one is shown pixel by pixel."""
+def curve_charts(curves: dict[str, Points]) -> dict[str, list[Chart]]:
+    """Charts by stage; terms without a finite value are left out.
 
-    uri: str
-    small: bool
-
-
-def panels(curves: dict[str, Points]) -> dict[str, list[Chart]]:
-    """Charts by stage. A key is "stage/term"; "eval_term" joins the panel of its training term, or is a fraction of its own.
-
-    A term's panels in all stages share nothing but the layout: each has its own range, written at its axis.
+    Args:
+        curves: "stage/term" or "stage/eval_term", the latter measured on the validation split. Where a stage has both,
+            one chart shows both; an eval_term alone, with values in [0, 1], is drawn as a fraction.
     """
     stages: dict[str, dict[str, dict[str, Points]]] = {}
     for key, points in curves.items():
         stage, _, term = key.rpartition("/")
         name = term.removeprefix("eval_")
-        trained = f"{stage}/{name}" in curves
-        kind = "validation" if name != term else "training"
-        stages.setdefault(stage, {}).setdefault(name if trained else term, {})[kind] = points
-    charts = {stage: [chart(term, lines) for term, lines in terms.items()] for stage, terms in stages.items()}
-    return {stage: [found for found in made if found] for stage, made in charts.items()}
+        split = "validation" if name != term else "training"
+        terms = stages.setdefault(stage, {})
+        terms.setdefault(name if f"{stage}/{name}" in curves else term, {})[split] = points
+    charts = {stage: [_curve_chart(term, lines) for term, lines in terms.items()] for stage, terms in stages.items()}
+    return {stage: [chart for chart in row if chart] for stage, row in charts.items() if any(row)}
 
 
-def chart(term: str, curves: dict[str, Points]) -> Chart | None:
-    """The panel of one term, or None where no value is finite.
-
-    Args:
-        term: name of the loss term, or "eval_" and the name of a metric.
-        curves: kind ("training", "validation") -> (step, value) in order of steps.
-    """
-    kept = {kind: [point for point in points if math.isfinite(point[1])] for kind, points in curves.items()}
-    known = [point for points in kept.values() for point in points]
-    if not known:
+def _curve_chart(term: str, curves: dict[str, Points]) -> Chart | None:
+    """The chart of one term's curves by split; None where no value is finite."""
+    finite = {split: [point for point in points if math.isfinite(point[1])] for split, points in curves.items()}
+    lines = {split: points for split, points in finite.items() if points}
+    values = [value for points in lines.values() for _, value in points]
+    if not values:
         return None
-    values = [value for _, value in known]
-    share = term.startswith("eval_") and min(values) >= 0 and max(values) <= 1
-    ticks = [0.0, 0.5, 1.0] if share else nice_ticks(min(0.0, *values), max(values))
-    (x0, x1), (y0, y1) = _range(step for step, _ in known), (ticks[0], ticks[-1])
+    fraction = term.startswith("eval_") and 0 <= min(values) <= max(values) <= 1
+    title = term.removeprefix("eval_").replace("_", " ") + ("" if fraction or "loss" in term else " loss")
+    with _drawing(3.2, 2.0) as (figure, axes):
+        for split, points in lines.items():
+            colour, dashes = LINES[split]
+            axes.plot(*zip(*points), color=colour, linestyle=dashes, linewidth=1.4)
+            axes.plot(*zip(*points[-1:]), color=colour, marker=".")
+        axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        low, high = min(0.0, *values), max(values)
+        axes.set_ylim(low, 1.0 if fraction else high + 0.08 * (high - low) or 1.0)
+        if fraction:
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
+    notes, summaries = zip(*(_summary(points, fraction) for points in lines.values()))
+    if left_out := sum(map(len, curves.values())) - len(values):
+        notes += (f"{left_out} not finite",)
+    sentences = [title, *map(": ".join, zip(lines, summaries))]
+    return _chart(figure, title, " · ".join(notes), ". ".join(sentences))
 
-    def place(step: float, value: float) -> tuple[float, float]:
-        x = LEFT + (step - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
-        return round(x, 1), round(HEIGHT - BOTTOM - (value - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM), 1)
 
-    def text(value: float) -> str:
-        return f"{value * 100:.1f} %" if share else f"{value:.3g}"
+def _summary(points: Points, fraction: bool) -> tuple[str, str]:
+    """The last value as a text; first, best and last value in words."""
+    name, best, text = ("highest", max, "{:.1%}") if fraction else ("lowest", min, "{:.3g}")
+    chosen = {"first": points[0], name: best(points, key=lambda point: point[1]), "last": points[-1]}
+    words = [f"{label} {text.format(value)} at step {step}" for label, (step, value) in chosen.items()]
+    return text.format(points[-1][1]), ", ".join(words)
 
-    lines = []
-    for kind, points in kept.items():
-        if not points:
-            continue
-        size = math.ceil(len(points) / MOST_POINTS)
-        spots = tuple((*place(step, value), step, text(value)) for step, value in thin(points, size))
-        path = "M" + "L".join(f"{x} {y}" for x, y, _, _ in spots)
-        best = (max if share else min)(points, key=lambda point: point[1])
-        summary = (
-            f"{text(points[0][1])} at step {points[0][0]}, {'highest' if share else 'lowest'} {text(best[1])} at step {best[0]}, "
-            f"{text(points[-1][1])} at step {points[-1][0]}"
+
+def reliability_chart(title: str, bins: Sequence[Bin]) -> Chart:
+    """Confidence (across) against accuracy (up); a point's area grows with its rows."""
+    note = f"ECE {ece(bins):.2%}, n {sum(row.n for row in bins):,}" if bins else "no rows"
+    words = [f"confidence {row.confidence:.1%}, accuracy {row.accuracy:.1%}, n {row.n:,}" for row in bins]
+    largest = max((row.n for row in bins), default=1)
+    with _drawing(3.2, 2.6) as (figure, axes):
+        axes.plot([0, 1], [0, 1], color=COLOURS["soft"], linewidth=1, linestyle=(0, (3, 3)))
+        points = [(row.confidence, row.accuracy, 4 + 140 * row.n / largest) for row in bins]
+        across, up, area = zip(*points) if points else ((), (), ())
+        axes.scatter(across, up, area, COLOURS["accent"], alpha=0.55, clip_on=False, zorder=3)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1))
+        axes.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), aspect="equal")
+    return _chart(figure, title, note, f"{title}: {note}. " + "; ".join(words))
+
+
+def confusion_chart(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Chart:
+    """A row for each label, a column for each prediction; the cells' colour is the fraction of the row."""
+    table = np.array(counts)  # (types, types)
+    totals = table.sum(1)
+    fractions = table / np.maximum(totals, 1)[:, None]
+    labels = [f"{name} (n {total:,})" for name, total in zip(names, totals)]
+    right = [f"{label}: {table[i, i]:,} right" for i, label in enumerate(labels)]
+    colours = LinearSegmentedColormap.from_list("fraction", [f"{COLOURS['accent']}{alpha}" for alpha in ("00", "99")])
+    side, longest = 0.62 * len(names), max(map(len, labels))
+    with _drawing(side + 0.09 * longest, side + 0.05 * longest) as (figure, axes):
+        axes.pcolormesh(fractions, cmap=colours, vmin=0, vmax=1, edgecolors=COLOURS["line"], linewidth=0.5)
+        for (row, column), count in np.ndenumerate(table):
+            centred = {"x": column + 0.5, "ha": "center", "weight": "bold" if row == column else "normal"}
+            axes.text(y=row + 0.5, s=f"{count:,}", color=COLOURS["ink" if count else "soft"], **centred)
+            if count:
+                axes.text(y=row + 0.75, s=f"{fractions[row, column]:.1%}", size=7.5, **centred)
+        places = np.arange(len(names)) + 0.5
+        axes.set_xticks(places, names, rotation=35, ha="left")
+        axes.set_yticks(places, labels)
+        axes.invert_yaxis()
+        axes.tick_params(top=True, labeltop=True, labelbottom=False)
+        axes.grid(False)
+    return _chart(figure, "", "", "Confusion of risk types. " + "; ".join(right))
+
+
+@contextmanager
+def _drawing(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
+    """A figure of so many inches and its axes, in the page's style."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure((width, height), layout="constrained")
+        yield figure, figure.add_subplot()
+
+
+def _chart(figure: Figure, title: str, note: str, description: str) -> Chart:
+    """Save the figure as SVG; its colours become the page's variables, its ids stay unique within the page."""
+    file = io.StringIO()
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": description}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+")  # missing in matplotlib's font, which the page does not use
+        figure.savefig(
+            file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
         )
-        name = term.removeprefix("eval_").replace("_", " ") + ("" if share or "loss" in term else " loss")
-        lines.append(Line(name, kind, path, spots, summary, size, len(curves[kind]) - len(points)))
-    y_ticks = tuple((place(x0, tick)[1], f"{tick * 100:.0f} %" if share else f"{tick:g}") for tick in ticks)
-    x_ticks = tuple(
-        (place(step, y0)[0], f"{step:,}") for step in dict.fromkeys((x0, x1)) if step in {s for s, _ in known}
-    )
-    return Chart(lines[0].name, tuple(lines), x_ticks, y_ticks)
-
-
-@dataclass(frozen=True)
-class Spot:
-    """One bin of a reliability plot: centre and radius in the plot's units, and its numbers in words."""
-
-    x: float
-    y: float
-    radius: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Plot:
-    """Confidence (across) against accuracy (up) of one output; on the diagonal the head is as often right as it is sure."""
-
-    title: str
-    spots: tuple[Spot, ...]
-    note: str
-    summary: str
-
-
-def reliability_plot(title: str, bins: Sequence[Bin]) -> Plot:
-    """The plot of one output's bins; a spot's area grows with the rows in it."""
-    most = max((row.n for row in bins), default=1)
-    spots = []
-    for row in bins:
-        x, y = (round(MARGIN + value * SQUARE, 1) for value in (row.confidence, 1 - row.accuracy))
-        words = f"confidence {row.confidence * 100:.1f} %, right {row.accuracy * 100:.1f} %, n {row.n:,}"
-        spots.append(Spot(x, y, round(2 + 5 * math.sqrt(row.n / most), 1), words))
-    note = f"ECE {ece(bins) * 100:.2f} %, n {sum(row.n for row in bins):,}" if bins else "no rows"
-    return Plot(title, tuple(spots), note, f"{title}: {note}. " + "; ".join(spot.text for spot in spots))
-
-
-def thin(points: Points, size: int) -> Points:
-    """Means over runs of `size` points, each at the last step of its run."""
-    runs = [points[start : start + size] for start in range(0, len(points), size)]
-    return [(run[-1][0], sum(value for _, value in run) / len(run)) for run in runs]
-
-
-def nice_ticks(low: float, high: float) -> list[float]:
-    """Three to six round numbers that enclose `low` and `high`."""
-    if high <= low:
-        high = low + 1.0
-    rough = (high - low) / 3
-    power = 10 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [float(f"{i * step:.10g}") for i in range(first, last + 1)]
-
-
-def image(source: Path) -> ChartImage:
-    """An image file as a PNG data URI; sides above LARGE are reduced.
-
-    Raises:
-        ImageError: the file is missing or is no image.
-    """
-    image = load_image(source)
-    image.thumbnail((LARGE, LARGE))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-    return ChartImage(uri, max(image.size) < SMALL)
-
-
-def _range(steps: Iterable[int]) -> tuple[int, int]:
-    """First and last step, apart even where there is one."""
-    ordered = sorted(steps)
-    return ordered[0], max(ordered[-1], ordered[0] + 1)
+    svg = re.search(r"<svg[^>]*>(.*)</svg>", file.getvalue(), re.DOTALL)[1]
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' id="[\w.]+_\d+"|font-family: [^;]*; ', "", svg)
+    for name, colour in COLOURS.items():
+        svg = svg.replace(colour, f"var(--{name})")
+    width, height = figure.get_size_inches() * 72
+    return Chart(title, note, description, Markup(svg), (float(width), float(height)))

@@ -1,4 +1,4 @@
-"""Gallery: a page of images with their labels, risky ones blurred until they are clicked, and findings about them."""
+"""Gallery: a page of images with their labels, risky ones blurred until clicked, and findings about the data."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import base64
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 
 from safety_modules.prompt.images import ImageError, data_uri, load_image
+from safety_modules.reporting.templates import FOLDER, environment
 from safety_modules.sample import DataError, ImageSource
 
 SHOWN = 24  # images of each type
-LISTED = 200  # findings of each kind
+LISTED = 200  # findings under each heading
 SIDE = 256  # pixels of a thumbnail
-OWN = {"style": "gallery.css", "script": "gallery.js"}
+OWN = {"style": "css", "script": "js"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Tile:
         image: a data URI, or "" where there is no image.
         blurred: until it is clicked.
         lines: (name, text) below it.
-        missing: said in place of an image.
+        missing: shown in place of an image.
     """
 
     image: str
@@ -39,7 +38,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Section:
-    """Tiles under one heading; `count` is how many there are in the data."""
+    """Tiles under one heading; `count` is the number of such rows in the data."""
 
     title: str
     count: int
@@ -53,11 +52,6 @@ class Findings:
     title: str
     lines: list[tuple[str, str]]
 
-    @property
-    def shown(self) -> list[tuple[str, str]]:
-        """The first of the lines."""
-        return self.lines[:LISTED]
-
 
 Counts = tuple[list[str], list[list[str]]]  # names of the columns, and the lines
 
@@ -69,28 +63,24 @@ def page(
     findings: Sequence[Findings],
     counts: Counts = ([], []),
 ) -> str:
-    """The page: HTML with all in it, that loads nothing and runs no script but its own."""
-    folder = Path(__file__).parent
-    env = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined)
-    own = {name: (folder / file).read_text(encoding="utf-8") for name, file in OWN.items()}
-    hashes = {f"{name}_hash": _hash(text) for name, text in own.items()}
-    own = {name: Markup(text) for name, text in own.items()}
-    return env.get_template("gallery.html.jinja").render(
-        title=title, facts=facts, counts=counts, sections=sections, findings=findings, **own, **hashes
-    )
+    """The page: HTML without external resources; its security policy allows its own script and style alone."""
+    values = {"title": title, "facts": facts, "counts": counts, "sections": sections, "findings": findings}
+    for name, end in OWN.items():
+        text = (FOLDER / f"gallery.{end}").read_text(encoding="utf-8")
+        values |= {name: Markup(text), f"{name}_hash": _hash(text)}
+    return environment().get_template("gallery.html.jinja").render(**values, listed=LISTED)
 
 
 def _hash(text: str) -> str:
-    """What a page's policy names a script or style by."""
+    """A script or style as a Content-Security-Policy names it."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def thumbnail(images: Iterable[ImageSource]) -> str:
-    """The first image that can be read as a small JPEG, a data URI; "" where there is none."""
+    """The first readable image as a small JPEG data URI; "" where there is none."""
     for source in images:
         try:
-            image = load_image(source)
+            return data_uri(load_image(source), SIDE, quality=80)
         except (ImageError, DataError):
             continue
-        return data_uri(image, SIDE, quality=80)
     return ""

@@ -1,34 +1,31 @@
-"""Report: the numbers, curves and examples of a run -> one HTML page that needs nothing else, and a table for the terminal."""
+"""Report: the numbers, curves and examples of a run -> one self-contained HTML page, and a terminal table."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import jinja2
+from rich.markup import escape
 from rich.table import Table
 
 from safety_modules.decision.policy_rule import ACTIONS
+from safety_modules.errors import nearest
 from safety_modules.evaluation.metrics import Bin
+from safety_modules.files import write_text
+from safety_modules.prompt.images import data_uri, load_image
 from safety_modules.reporting import charts, targets
-from safety_modules.reporting.targets import ReportError, Target
-from safety_modules.taxonomy import CLEAN, nearest
+from safety_modules.reporting.targets import Cell, ReportError, Target
+from safety_modules.reporting.templates import environment
+from safety_modules.taxonomy import CLEAN
 
-VERDICTS = {
-    "safe": True,
-    "unsafe": False,
-    "correct": True,
-    "wrong": False,
-    "over-refusal": False,
-}  # verdict -> is it good?
-TEMPLATE = "report.html.jinja"
+VERDICTS = {"safe": True, "unsafe": False, "correct": True, "wrong": False, "over-refusal": False}  # is it good?
+SMALL, LARGE = 160, 448  # side in pixels: smaller images are enlarged pixel by pixel, larger ones are reduced
 
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One example of the gallery.
+    """One example of the page.
 
     Attributes:
         image: an image file, or None for a question without one.
@@ -51,11 +48,10 @@ class Exhibit:
     verdicts: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.action not in ACTIONS:
-            raise ReportError(f"action {self.action!r}; {nearest(self.action, list(ACTIONS))}")
-        for verdict in self.verdicts.values():
-            if verdict not in VERDICTS:
-                raise ReportError(f"verdict {verdict!r}; {nearest(verdict, list(VERDICTS))}")
+        values = [("action", self.action, ACTIONS), *(("verdict", v, VERDICTS) for v in self.verdicts.values())]
+        for name, value, valid in values:
+            if value not in valid:
+                raise ReportError(f"{name} {value!r}: not one of the report's; {nearest(value, list(valid))}")
 
     @property
     def risky(self) -> bool:
@@ -77,12 +73,9 @@ class Confusion:
     counts: Sequence[Sequence[int]]
 
     def __post_init__(self) -> None:
-        if any(len(row) != len(self.names) for row in (self.names, *self.counts)) or len(self.counts) != len(
-            self.names
-        ):
-            raise ReportError(
-                f"confusion counts must be {len(self.names)} rows of {len(self.names)}, one for each name"
-            )
+        size = len(self.names)
+        if [len(row) for row in self.counts] != [size] * size:
+            raise ReportError(f"confusion counts must be {size} rows of {size}, one for each name")
 
 
 @dataclass(frozen=True)
@@ -102,10 +95,10 @@ class Report:
     facts: dict[str, str]
     metrics: dict[str, dict[str, float]]
     targets: list[Target]
-    curves: dict[str, charts.Points]
-    confusion: Confusion | None
-    exhibits: list[Exhibit]
-    level_names: tuple[str, ...]
+    curves: dict[str, charts.Points] = field(default_factory=dict)
+    confusion: Confusion | None = None
+    exhibits: list[Exhibit] = field(default_factory=list)
+    level_names: tuple[str, ...] = ()
     reliability: dict[str, Sequence[Bin]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -125,43 +118,54 @@ def render(report: Report) -> str:
     Raises:
         ImageError: an image of an exhibit cannot be read.
     """
-    env = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    env.filters["heading"] = targets.heading
+    template = environment(heading=targets.heading).get_template("report.html.jinja")
     rows = targets.rows(report.targets, report.metrics)
-    names = list(dict.fromkeys(exhibit.risk_type for exhibit in report.exhibits))
-    order = [name for name in report.exhibits[0].types if name in names] if report.exhibits else []
-    marks = [cell.met for row in rows for cell in row.cells if cell.met is not None]
-    return env.get_template(TEMPLATE).render(
+    names = dict.fromkeys(exhibit.risk_type for exhibit in report.exhibits)
+    ordered = [name for name in report.exhibits[0].types if name in names] if report.exhibits else []
+    confusion = report.confusion
+    return template.render(
         report=report,
         rows=rows,
-        headline=[sentence.replace(" %", "\u00a0%") for sentence in targets.headline(rows)],
+        bounded=[(row, cell) for row in rows for cell in row.cells if cell.met is not None],
         last_column=list(report.metrics)[-1] if report.metrics else "",
-        marks=marks,
-        all_met=all(marks),
-        panels=charts.panels(report.curves),
-        plots=[charts.reliability_plot(title, bins) for title, bins in report.reliability.items()],
-        images=[charts.image(exhibit.image) if exhibit.image else None for exhibit in report.exhibits],
-        filters=order + [name for name in names if name not in order],
-        charts=charts,
+        curves=charts.curve_charts(report.curves),
+        reliability=[charts.reliability_chart(title, bins) for title, bins in report.reliability.items()],
+        confusion=charts.confusion_chart(confusion.names, confusion.counts) if confusion else None,
+        images=[_image(exhibit.image) if exhibit.image else None for exhibit in report.exhibits],
+        filters=list(dict.fromkeys([*ordered, *names])),
         verdicts=VERDICTS,
     )
 
 
-def write(report: Report, path: Path) -> None:
-    """Render to a file, whole or not at all; missing folders are made."""
-    path, page = Path(path), render(report)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+def write(report: Report, path: str | Path) -> None:
+    """Render to a file, whole or not at all; missing folders are created."""
+    write_text(path, render(report))
 
 
 def table(report: Report) -> Table:
-    """The same table for the terminal."""
-    return targets.terminal(targets.rows(report.targets, report.metrics), report.title)
+    """The numbers as a table for the terminal, with a mark and the bound beside each bounded number."""
+    rows = targets.rows(report.targets, report.metrics)
+    columns = [escape(targets.heading(column)) for column in report.metrics]
+    grid = Table("metric", title=escape(report.title), title_justify="left")
+    for column in ("n", *columns):
+        grid.add_column(column, justify="right")
+    for row, following in zip(rows, [*rows[1:], None]):
+        n = "" if row.n is None else f"{row.n:,}"
+        last = following is None or following.target.group != row.target.group
+        grid.add_row(escape(row.name), n, *(_markup(cell, row.n is None) for cell in row.cells), end_section=last)
+    return grid
+
+
+def _image(path: Path) -> tuple[str, bool]:
+    """An image file as a data URI, and whether it is small."""
+    image = load_image(path)
+    return data_uri(image, LARGE, "PNG"), max(image.size) < SMALL
+
+
+def _markup(cell: Cell, with_n: bool) -> str:
+    """A cell in rich markup: the number, its n unless the row has it, and the mark with the bound."""
+    text = escape(f"{cell.text} (n {cell.n:,})" if with_n and cell.n is not None else cell.text)
+    if cell.met is None:
+        return text
+    style, mark = ("green", "✓") if cell.met else ("bold red", "✗")
+    return f"{text} [{style}]{mark} {escape(cell.bound)}[/]"

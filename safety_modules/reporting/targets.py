@@ -1,22 +1,16 @@
-"""Targets: measured numbers and the bounds they must keep to -> the rows of a table and two sentences about them."""
+"""Targets: measured numbers and their bounds -> the rows of a table."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass, field
+from typing import Literal
 
-from rich.markup import escape
-from rich.table import Table
-
-from safety_modules.errors import UserError
-from safety_modules.taxonomy import nearest
+from safety_modules.errors import UserError, nearest
 
 Metrics = dict[str, dict[str, float]]  # column -> metric -> number
-
-SIGNS = {"<=": "≤", ">=": "≥"}
-NAMED = 4  # missed bounds in the sentence; the rest are counted
-SMALL_CHANGE = 0.01  # of a fraction: below, a number "moved"; above, it "fell" or "rose"
 
 
 class ReportError(UserError):
@@ -25,25 +19,21 @@ class ReportError(UserError):
 
 @dataclass(frozen=True)
 class Bound:
-    """What a number must keep to: `<=` or `>=` a value, or another column's number plus the value."""
+    """What a number must satisfy: "≤" or "≥" a value, or another column's number plus the value."""
 
-    comparison: str
+    sign: Literal["≤", "≥"]
     value: float
     versus: str = ""
-
-    def __post_init__(self) -> None:
-        if self.comparison not in SIGNS:
-            raise ReportError(f"comparison {self.comparison!r} of a bound must be one of: {', '.join(SIGNS)}")
 
 
 def at_most(value: float, versus: str = "") -> Bound:
     """`<= value`; with `versus`, at most `value` above that column's number."""
-    return Bound("<=", value, versus)
+    return Bound("≤", value, versus)
 
 
 def at_least(value: float, versus: str = "") -> Bound:
     """`>= value`; with `versus` and a negative value, at most that far below that column's number."""
-    return Bound(">=", value, versus)
+    return Bound("≥", value, versus)
 
 
 @dataclass(frozen=True)
@@ -59,7 +49,6 @@ class Target:
         digits: after the decimal point.
         group: heading above the row and those that follow with the same group.
         detail: one line on how it is measured and who judges.
-        headline: True names it in the first sentence.
     """
 
     key: str
@@ -70,7 +59,6 @@ class Target:
     digits: int = 1
     group: str = ""
     detail: str = ""
-    headline: bool = False
 
     def __post_init__(self) -> None:
         if self.better not in ("low", "high"):
@@ -87,24 +75,29 @@ class Cell:
     """A number in the table. `met` is None where no bound is set; `text` is "–" where nothing was measured."""
 
     column: str
-    value: float | None
     text: str
     n: int | None
-    bound: str
-    met: bool | None
+    bound: str = ""
+    met: bool | None = None
 
 
 @dataclass(frozen=True)
-class Row:
-    """A target and its cells; `n` where all measured cells share it."""
+class MetricRow:
+    """A target and its cells; `name` is its label, with the group where another row has the same label."""
 
     target: Target
+    name: str
     cells: tuple[Cell, ...]
-    n: int | None
+
+    @property
+    def n(self) -> int | None:
+        """The sample size that all measured cells share, if they do."""
+        sizes = {cell.n for cell in self.cells if cell.text != "–"}
+        return sizes.pop() if len(sizes) == 1 else None
 
 
 def check(targets: list[Target], metrics: Metrics) -> None:
-    """Refuse a bound on an unknown column, and a fraction outside 0..1.
+    """Check that every bound names a column, and that fractions lie in [0, 1].
 
     Raises:
         ReportError: with the value, the rule and the remedy.
@@ -115,36 +108,19 @@ def check(targets: list[Target], metrics: Metrics) -> None:
             if column not in columns:
                 raise ReportError(f"a bound of {target.key!r} names the column {column!r}; {nearest(column, columns)}")
         for column in columns:
-            value = _number(metrics[column].get(target.key))
+            value = _finite(metrics[column].get(target.key))
             if target.unit == "%" and value is not None and not 0 <= value <= 1:
                 raise ReportError(f"{target.key} {value!r} of {column} is a fraction and must be in 0..1")
 
 
-def rows(targets: list[Target], metrics: Metrics) -> list[Row]:
-    """The table: each target's numbers against their bounds."""
-    made = []
+def rows(targets: list[Target], metrics: Metrics) -> list[MetricRow]:
+    """The table: each target's numbers in all columns, with their bounds."""
+    labels = Counter(target.label for target in targets)
+    table = []
     for target in targets:
-        cells = tuple(_cell(metrics, target, column) for column in metrics)
-        sizes = {cell.n for cell in cells if cell.value is not None}
-        made.append(Row(target, cells, sizes.pop() if len(sizes) == 1 else None))
-    return made
-
-
-def headline(table: list[Row]) -> list[str]:
-    """Two sentences: what changed from the first column to the last, and which bounds are missed."""
-    named = [_change(row) for row in table if row.target.headline]
-    judged = [(row, cell) for row in table for cell in row.cells if cell.met is not None]
-    missed = [f"{_lower(name(row, table))} {_miss(cell)}" for row, cell in judged if not cell.met]
-    listed = missed[:NAMED] + ([f"{len(missed) - NAMED} more in the table"] if len(missed) > NAMED else [])
-    if not judged:
-        verdict = "No bound was set."
-    elif not missed:
-        verdict = f"All {len(judged)} bounds are met." if len(judged) > 1 else "The one bound is met."
-    else:
-        verdict = (
-            f"{len(missed)} of {len(judged)} bounds {'is' if len(missed) == 1 else 'are'} missed: {'; '.join(listed)}."
-        )
-    return [*(["; ".join([*named[:1], *map(_lower, named[1:])]) + "."] if named else []), verdict]
+        name = f"{target.label} ({target.group})" if labels[target.label] > 1 and target.group else target.label
+        table.append(MetricRow(target, name, tuple(_cell(metrics, target, column) for column in metrics)))
+    return table
 
 
 def heading(column: str) -> str:
@@ -153,92 +129,26 @@ def heading(column: str) -> str:
     return spaced[:1].upper() + spaced[1:]
 
 
-def name(row: Row, table: list[Row]) -> str:
-    """The label, with its group where another row has the same label."""
-    label, group = row.target.label, row.target.group
-    alone = sum(other.target.label == label for other in table) == 1
-    return label if alone or not group else f"{label} ({_lower(group)})"
-
-
-def terminal(table: list[Row], title: str) -> Table:
-    """The rows as a rich table, with a mark and the bound beside each bounded number."""
-    made = Table(title=escape(title), title_justify="left")
-    made.add_column("metric")
-    made.add_column("n", justify="right")
-    for cell in table[0].cells if table else ():
-        made.add_column(escape(heading(cell.column)), justify="right")
-    for row, after in zip(table, [*table[1:], None]):
-        n = f"{row.n:,}" if row.n is not None else ""
-        last = after is None or after.target.group != row.target.group
-        made.add_row(escape(name(row, table)), n, *(_terminal(cell, row.n) for cell in row.cells), end_section=last)
-    return made
-
-
-def _terminal(cell: Cell, shared: int | None) -> str:
-    """A cell in rich markup: the number, its own n, and the mark with the bound."""
-    size = f" (n {cell.n:,})" if cell.n is not None and shared is None else ""
-    if cell.met is None:
-        return escape(cell.text + size)
-    style, mark = ("green", "✓") if cell.met else ("bold red", "✗")
-    return f"{escape(cell.text + size)} [{style}]{mark} {escape(cell.bound)}[/]"
-
-
 def _cell(metrics: Metrics, target: Target, column: str) -> Cell:
-    """One number against its bound; a number that equals its missed bound when rounded gets more digits."""
-    value = _number(metrics[column].get(target.key))
-    count = _number(metrics[column].get(f"{target.key}_n"))
+    """One number and its bound; a number that equals its missed bound when rounded gets more digits."""
+    value = _finite(metrics[column].get(target.key))
+    count = _finite(metrics[column].get(f"{target.key}_n"))
     n = None if count is None else int(count)
     bound = target.bounds.get(column)
     text = "–" if value is None else target.text(value)
     if bound is None:
-        return Cell(column, value, text, n, "", None)
-    base = _number(metrics[bound.versus].get(target.key)) if bound.versus else 0.0
+        return Cell(column, text, n)
+    base = _finite(metrics[bound.versus].get(target.key)) if bound.versus else 0.0
     if base is None:
-        return Cell(
-            column, value, text, n, f"{SIGNS[bound.comparison]} {_lower(heading(bound.versus))}, not measured", False
-        )
+        return Cell(column, text, n, f"{bound.sign} {heading(bound.versus)}, not measured", False)
     limit = base + bound.value
     if value is None:
-        return Cell(column, value, text, n, f"{SIGNS[bound.comparison]} {target.text(limit)}", False)
-    met = value <= limit + 1e-9 if bound.comparison == "<=" else value >= limit - 1e-9
+        return Cell(column, text, n, f"{bound.sign} {target.text(limit)}", False)
+    met = value <= limit + 1e-9 if bound.sign == "≤" else value >= limit - 1e-9
     digits = next((d for d in range(target.digits, 9) if met or target.text(value, d) != target.text(limit, d)), 9)
-    return Cell(
-        column, value, target.text(value, digits), n, f"{SIGNS[bound.comparison]} {target.text(limit, digits)}", met
-    )
+    return Cell(column, target.text(value, digits), n, f"{bound.sign} {target.text(limit, digits)}", met)
 
 
-def _number(value: float | None) -> float | None:
+def _finite(value: float | None) -> float | None:
     """None for what is missing or not finite."""
     return float(value) if value is not None and math.isfinite(value) else None
-
-
-def _change(row: Row) -> str:
-    """How a row's first number became its last."""
-    before, after = row.cells[0], row.cells[-1]
-    measured = [cell for cell in (before, after) if cell.value is not None]
-    if before is after or len(measured) < 2:
-        known = f"{measured[0].text} in {_lower(heading(measured[0].column))} only" if measured else "not measured"
-        return f"{row.target.label}: {known}"
-    worse = (after.value > before.value) == (row.target.better == "low")
-    return f"{row.target.label} {_verb(before, after, worse)}"
-
-
-def _verb(before: Cell, after: Cell, worse: bool) -> str:
-    """How one number became another; more than a small change for the worse is called so."""
-    if before.text == after.text:
-        return f"stayed at {after.text}"
-    change = after.value - before.value
-    small = abs(change) < SMALL_CHANGE * (1.0 if before.text.endswith("%") else abs(before.value))
-    verb = "moved" if small else "fell" if change < 0 else "rose"
-    return f"{verb} from {before.text} to {after.text}" + (", which is worse" if worse and not small else "")
-
-
-def _miss(cell: Cell) -> str:
-    """Why a bound is missed."""
-    found = "was not measured" if cell.value is None else f"is {cell.text}"
-    return f"in {_lower(heading(cell.column))} {found}, bound {cell.bound}"
-
-
-def _lower(text: str) -> str:
-    """Begin in lower case, unless an abbreviation begins the text."""
-    return text if text[1:2].isupper() else text[:1].lower() + text[1:]

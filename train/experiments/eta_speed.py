@@ -1,107 +1,95 @@
-"""What ETA costs: the search against one that draws candidate after candidate, and benign traffic against plain answers."""
+"""What ETA costs: its batched search against a sequential one, and benign traffic against plain answers."""
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Sequence
 
 from transformers import Cache
 
-from safety_modules.eta import AnswerGenerator, Eta, EtaResult
+from safety_modules.eta import AnswerGenerator, Eta, EtaResult, EtaSettings
 from safety_modules.eta.evaluators.protocols import Messages
-from safety_modules.eta.search.cache import cut
-from safety_modules.eta.search.search import Path, Search
+from safety_modules.eta.search.cache import crop_cache
+from safety_modules.eta.search.search import Score, Search, SearchState
+from train.benchmarks.timing import time_in_turns
 
 
-class OneByOne(Search):
-    """The same search, drawn as the release of ETA does: one candidate after another, each scored alone.
+class SequentialSearch(Search):
+    """The search for one exchange as the release of ETA runs it: one candidate after another, each scored alone.
 
-    Its draws are the search's own, so both give the same tokens; and so is the prompt's cache, which is computed once.
+    It samples what the batched search samples, so both give the same tokens, and also computes the prompt's cache once.
     """
 
-    def _sentence(self, asks: Sequence[object], paths: list[Path], cache: Cache | None, started: float) -> Cache | None:
-        """The next sentence of the only path."""
-        (path,) = paths
-        drawn = []
-        for generator in path.generators:
-            past = cut(cache, [path.stretch]) if cache is not None else None
-            inputs = self._inputs(asks, paths, past, 1)
-            (ids,), grown = self.drawn(inputs, [generator], [self._limit(path)], started)
-            drawn.append((ids, grown))
-        path.drawn += sum(len(ids) for ids, _ in drawn)
-        for _, best, sentence in self._best(paths, [ids for ids, _ in drawn]):
-            self.accept(path, drawn[best][0], sentence, 0, 0)
-            cache = drawn[best][1] if cache is not None else None
+    def __init__(self, generator: AnswerGenerator, settings: EtaSettings, reward: Score, match: Score | None) -> None:
+        super().__init__(generator, settings, _one_by_one(reward), match and _one_by_one(match))
+
+    def next_sentence(
+        self, requests: Sequence[object], states: list[SearchState], cache: Cache | None, started: float
+    ) -> Cache | None:
+        """The next sentence of the only search."""
+        (state,) = states
+        candidates = []
+        for generator in state.generators:
+            past = crop_cache(cache, [state.cache_span]) if cache is not None else None
+            (ids,), grown = self.sample(
+                self.continuation_inputs(requests, states, past, 1), [generator], [self.token_limit(state)], started
+            )
+            candidates.append((ids, grown))
+        state.sampled += sum(len(ids) for ids, _ in candidates)
+        for _, best, sentence in self.best_candidates(states, [ids for ids, _ in candidates]):
+            self.accept(state, candidates[best][0], sentence, 0, 0)
+            cache = candidates[best][1] if cache is not None else None
         return cache
 
 
 def search_speed(
-    generator: AnswerGenerator, eta: Eta, exchanges: Sequence[Messages], told: Sequence[Messages], repeats: int = 3
+    generator: AnswerGenerator, eta: Eta, requests: Sequence[Messages], exchanges: Sequence[Messages], repeats: int = 3
 ) -> dict[str, float]:
-    """How many times faster the search is than `OneByOne`, on exchanges that need one.
+    """How much faster the search is than `SequentialSearch`, on exchanges that need one.
 
     Args:
-        exchanges: what the speaker reads.
-        told: what the evaluators read.
-        repeats: of each way, in turn; the median counts.
+        requests: what the generator reads.
+        exchanges: what the evaluators read.
+        repeats: of each search, in turns; the median counts.
 
     Returns:
-        best_of_n_speedup, as `Eta` searches: `settings.batch_size` exchanges at a time; one_exchange_speedup, with one
-        exchange at a time, which cannot be much more than length_bound: tokens drawn, over steps of the longest candidates;
-        the seconds behind them, for one exchange; same_tokens, the share of exchanges in which all ways gave the same tokens.
+        best_of_n_speedup, with `settings.batch_size` exchanges at a time; one_exchange_speedup, with one, which cannot
+        be much more than length_bound: sampled tokens over steps of the longest candidates. The seconds behind them,
+        for one exchange. same_tokens: fraction of exchanges in which all searches gave the same tokens.
     """
+    counts: list[tuple[int, int]] = []  # of each sentence: tokens of all candidates, steps of the longest
 
-    def rewards(first: int) -> Callable[[Sequence[int], Sequence[str]], Sequence[float]]:
-        return lambda numbers, texts: eta.post([told[first + i] for i in numbers], texts)
-
-    def one_reward(first: int) -> Callable[[Sequence[int], Sequence[str]], Sequence[float]]:
-        return lambda numbers, texts: [eta.post([told[first + i]], [text])[0] for i, text in zip(numbers, texts)]
-
-    def cosines(first: int, alone: bool) -> Callable[[Sequence[int], Sequence[str]], Sequence[float]] | None:
-        if eta.match is None:
-            return None
-        if alone:
-            return lambda numbers, texts: [
-                eta.match.match([told[first + i]], [text])[0] for i, text in zip(numbers, texts)
-            ]
-        return lambda numbers, texts: eta.match.match([told[first + i] for i in numbers], texts)
-
-    def one_by_one() -> list[list[int]]:
-        searches = [OneByOne(generator, eta.settings, one_reward(i), cosines(i, True)) for i in range(len(exchanges))]
-        return [search([ask], [0])[0].said for search, ask in zip(searches, exchanges)]
-
-    counts: list[tuple[int, int]] = []  # of each sentence searched one exchange at a time: tokens, steps
-
-    class Counted(Search):
-        def drawn(self, *args: object) -> tuple[list[list[int]], Cache]:
-            rows, cache = super().drawn(*args)
+    class CountingSearch(Search):
+        def sample(self, *args: object) -> tuple[list[list[int]], Cache]:
+            rows, cache = super().sample(*args)
             counts.append((sum(map(len, rows)), max(map(len, rows))))
             return rows, cache
 
-    def together(size: int) -> list[list[int]]:
-        said, kind = [], Counted if size == 1 else Search
-        for i in range(0, len(exchanges), size):
-            part = exchanges[i : i + size]
-            paths = kind(generator, eta.settings, rewards(i), cosines(i, False))(part, list(range(len(part))))
-            said += [path.said for path in paths]
-        return said
+    def search(kind: type[Search], size: int) -> list[list[int]]:
+        answers = []
+        for start in range(0, len(requests), size):
+            batch = slice(start, start + size)
+            states = kind(generator, eta.settings, *_scores(eta, exchanges[batch]))(
+                requests[batch], range(len(requests[batch]))
+            )
+            answers += [state.answer_ids for state in states]
+        return answers
 
-    ways = {
-        "one_by_one": one_by_one,
-        "one_exchange": lambda: together(1),
-        "search": lambda: together(eta.settings.batch_size),
+    functions = {
+        "one_by_one": lambda: search(SequentialSearch, 1),
+        "one_exchange": lambda: search(CountingSearch, 1),
+        "search": lambda: search(Search, eta.settings.batch_size),
     }
-    seconds, said = in_turn(ways, repeats)
+    timings = time_in_turns(functions, repeats)
+    seconds = {name: timing.median for name, timing in timings.items()}
     tokens, steps = map(sum, zip(*counts))
-    same = [a == b == c for a, b, c in zip(*said.values())]
+    same = [a == b == c for a, b, c in zip(*(timing.result for timing in timings.values()))]
     return {
         "best_of_n_speedup": seconds["one_by_one"] / seconds["search"],
         "one_exchange_speedup": seconds["one_by_one"] / seconds["one_exchange"],
         "length_bound": tokens / steps,
-        **{f"seconds_{name}": value / len(exchanges) for name, value in seconds.items()},
+        **{f"seconds_{name}": value / len(requests) for name, value in seconds.items()},
         "same_tokens": sum(same) / len(same),
-        "exchanges": len(exchanges),
+        "exchanges": len(requests),
     }
 
 
@@ -111,35 +99,37 @@ def benign_cost(
     aligned: Callable[[], list[EtaResult]],
     repeats: int = 3,
 ) -> dict[str, float]:
-    """What benign traffic pays for ETA; all three answer the same exchanges.
+    """What benign traffic pays for ETA; all three functions answer the same exchanges.
 
     Args:
         plain: the model's answers.
-        assess: what comes before answers, where it is not ETA's own pre-evaluator.
+        assess: the head's assessment, which comes before ETA.
         aligned: with ETA, `assess` included.
 
     Returns:
-        benign_overhead, seconds with ETA over those of plain answers, less 1; benign_evaluation, the evaluators' seconds over
-        those of plain answers; benign_search, the search's; seconds_plain, of one exchange.
+        benign_overhead: seconds with ETA over those of plain answers, less 1. benign_evaluation and benign_search:
+        seconds of the evaluators and of the search over those of plain answers. seconds_plain: of one exchange.
     """
-    seconds, found = in_turn({"plain": plain, "assess": assess, "eta": aligned}, repeats)
-    spent = {name: sum(result.seconds.get(name, 0.0) for result in found["eta"]) for name in ("pre", "post", "search")}
+    timings = time_in_turns({"plain": plain, "assess": assess, "eta": aligned}, repeats)
+    seconds, results = timings["plain"].median, timings["eta"].result
+    phases = {name: sum(result.seconds.get(name, 0.0) for result in results) for name in ("pre", "post", "search")}
     return {
-        "benign_overhead": seconds["eta"] / seconds["plain"] - 1,
-        "benign_evaluation": (seconds["assess"] + spent["pre"] + spent["post"]) / seconds["plain"],
-        "benign_search": spent["search"] / seconds["plain"],
-        "seconds_plain": seconds["plain"] / len(found["plain"]),
-        "exchanges": len(found["plain"]),
+        "benign_overhead": timings["eta"].median / seconds - 1,
+        "benign_evaluation": (timings["assess"].median + phases["pre"] + phases["post"]) / seconds,
+        "benign_search": phases["search"] / seconds,
+        "seconds_plain": seconds / len(results),
+        "exchanges": len(results),
     }
 
 
-def in_turn(ways: dict[str, Callable[[], list]], repeats: int) -> tuple[dict[str, float], dict[str, list]]:
-    """Median seconds of each way, all taken in turn so that what else the machine does falls on all; and the last results."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    found: dict[str, list] = {}
-    for _ in range(repeats):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            found[name] = way()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}, found
+def _scores(eta: Eta, exchanges: Sequence[Messages]) -> tuple[Score, Score | None]:
+    """Rewards and, where there is a matcher, cosines of texts to exchanges by their numbers."""
+
+    def match(numbers: Sequence[int], sentences: Sequence[str]) -> Sequence[float]:
+        return eta.match.match([exchanges[i] for i in numbers], sentences)
+
+    return lambda numbers, texts: eta.post([exchanges[i] for i in numbers], texts), match if eta.match else None
+
+
+def _one_by_one(score: Score) -> Score:
+    return lambda numbers, texts: [score([number], [text])[0] for number, text in zip(numbers, texts)]

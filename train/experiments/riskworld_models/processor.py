@@ -1,4 +1,4 @@
-"""The processor of riskworld's base model: its own tokenizer, LLaVA's processor and chat template."""
+"""The processor of riskworld's base model: a tokenizer of its own, LLaVA's processor and chat template."""
 
 from __future__ import annotations
 
@@ -26,16 +26,15 @@ def build_processor(corpus: Iterable[str], vocabulary: int = 768) -> LlavaProces
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
-    special = ["<pad>", "<s>", "</s>", "<image>"]
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=special,
+        special_tokens=["<pad>", "<s>", "</s>", "<image>"],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    fast = PreTrainedTokenizerFast(
+    fast_tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         bos_token="<s>",
@@ -45,17 +44,26 @@ def build_processor(corpus: Iterable[str], vocabulary: int = 768) -> LlavaProces
         model_max_length=1024,
         clean_up_tokenization_spaces=False,
     )
-    images = CLIPImageProcessorPil(
+    image_processor = CLIPImageProcessorPil(
         size={"shortest_edge": SIZE},
         crop_size={"height": SIZE, "width": SIZE},
         image_mean=[MEAN] * 3,
         image_std=[STD] * 3,
     )
     return LlavaProcessor(
-        image_processor=images,
-        tokenizer=fast,
+        image_processor=image_processor,
+        tokenizer=fast_tokenizer,
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         chat_template=CHAT_TEMPLATE,
     )
+
+
+def derive_tokenizer(
+    base: PreTrainedTokenizerFast, backend: Tokenizer, **changes: str | int
+) -> PreTrainedTokenizerFast:
+    """A tokenizer with the base's special tokens and length around another backend."""
+    settings = {name: getattr(base, name) for name in ("pad_token", "bos_token", "eos_token", "model_max_length")}
+    settings |= {"clean_up_tokenization_spaces": False, **changes}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **settings)
