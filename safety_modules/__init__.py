@@ -15,7 +15,7 @@ _HOMES = {
     "SafeVLM": "model.safe_vlm",
     "SafetyConfig": "config",
     "Taxonomy": "taxonomy",
-    "ask": "pipeline",
+    "ask": "prompt.messages",
     "export": "checkpoints.export",
     "load": "checkpoints.load",
     "load_eta": "eta.config_file",

@@ -1,4 +1,4 @@
-"""Build stamp: what a folder or file was made from, written beside it, so that the same thing is not made twice."""
+"""Build stamp: what a folder or file was made from, written beside it, so that work is not repeated or mixed up."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def write_stamp(path: str | Path, made_from: dict) -> None:
 
 
 def check_stamp(path: str | Path, made_from: dict, output: str | Path, what: str) -> None:
-    """Refuse an output that was made from something else; without a stamp, write one.
+    """Check that an output was made from the same things; without a stamp, write one.
 
     Args:
         path: of the stamp.
         made_from: plain values that the output depends on.
         output: file or folder that is written, for the message.
-        what: it holds, for the message: "answers", "scores".
+        what: its content, for the message: "answers", "scores".
 
     Raises:
         UserError: names what differs.
@@ -45,7 +45,7 @@ def check_stamp(path: str | Path, made_from: dict, output: str | Path, what: str
 
 
 def digest(path: str | Path) -> str:
-    """SHA-256 of a file; of a folder, such as a model's, of its files' names, sizes and times of change; "" of neither."""
+    """SHA-256 of a file, or of a folder's file names, sizes and modification times; "" where there is neither."""
     path = Path(path)
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 
-from safety_modules.errors import UserError
-from safety_modules.taxonomy import nearest
+from safety_modules.errors import UserError, nearest
 
 PROJECTORS = ("c_abstractor", "mlp")
 QUERIES = ("joint", "image", "paper")
+LOWEST = {"head_tokens": 0, "llm_tokens": 0, "projector_width": 1, "projector_depth": 1, "attention_heads": 1}
 
 
 class ConfigError(UserError):
@@ -21,8 +21,9 @@ class SafetyConfig:
 
     Attributes:
         head_tokens: learnable tokens that the head reads beside the safety features (s1), from 0. PSA-VLM: 64.
-        llm_tokens: learnable tokens that the language model reads before each image (s2), from 0. 8; PSA-VLM has 64, which make
-            a step 6.5 % dearer than plain LLaVA's where 8 make it 1.5 %, and were worth nothing measurable (docs/ablations.md).
+        llm_tokens: learnable tokens that the language model reads before each image (s2), from 0. 8; PSA-VLM has
+            64, with which a step costs 6.5 % more than plain LLaVA's, with 8 it is 1.5 %; no benefit of more was
+            measurable (docs/ablations.md).
         projector: "c_abstractor" (PSA-VLM supplement A.2, after Honeybee) or "mlp".
         projector_width: hidden channels of the projector. 1024; the release's 1088 is 1024 + 64 by accident.
         projector_depth: residual blocks before and again after pooling; c_abstractor only. 3.
@@ -43,31 +44,12 @@ class SafetyConfig:
     def __post_init__(self) -> None:
         for name, value, names in (("projector", self.projector, PROJECTORS), ("query", self.query, QUERIES)):
             if value not in names:
-                raise ConfigError(f"safety.{name}: unknown value {value!r}; {nearest(value, list(names))}")
-        for name, low in (
-            ("head_tokens", 0),
-            ("llm_tokens", 0),
-            ("projector_width", 1),
-            ("projector_depth", 1),
-            ("attention_heads", 1),
-        ):
+                raise ConfigError(f"safety.{name}: unknown value {value!r}; {nearest(value, names)}")
+        for name, low in LOWEST.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise ConfigError(f"safety.{name}: {value!r} must be a whole number from {low}")
         if self.projector_grid is not None and (not isinstance(self.projector_grid, int) or self.projector_grid < 1):
             raise ConfigError(f"safety.projector_grid: {self.projector_grid!r} must be a whole number from 1, or null")
         if self.query == "paper" and self.head_tokens == 0 and self.llm_tokens == 0:
-            raise ConfigError("safety.query 'paper' with no safety tokens is not that method; set head_tokens above 0")
-
-    def to_dict(self) -> dict:
-        """Plain values, for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict) -> SafetyConfig:
-        """The inverse of `to_dict`; an unknown key is a ConfigError with the nearest name."""
-        names = [field.name for field in fields(cls)]
-        for key in data:
-            if key not in names:
-                raise ConfigError(f"safety config: unknown key {key!r}; {nearest(key, names)}")
-        return cls(**data)
+            raise ConfigError("safety.query: 'paper' needs safety tokens, there are none; set head_tokens above 0")

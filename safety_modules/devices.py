@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from safety_modules.config import ConfigError
-from safety_modules.taxonomy import nearest
+from safety_modules.errors import nearest
+
+if TYPE_CHECKING:
+    import torch
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def check_dtype(name: str, setting: str) -> str:
-    """A dtype's name, or "auto" for the one that the model's files name.
+def check_dtype(dtype: torch.dtype | str, setting: str = "dtype") -> None:
+    """Check the name of a dtype, or "auto" for the one that the model's files name.
+
+    Args:
+        setting: where the name was given, for the message.
 
     Raises:
-        ConfigError: it is neither. Args: setting: where the name was given, for the message.
+        ConfigError: it is neither.
     """
-    if name not in ("auto", *DTYPES):
-        raise ConfigError(f"{setting} {name!r}: {nearest(name, ['auto', *DTYPES])}")
-    return name
+    if isinstance(dtype, str) and dtype not in ("auto", *DTYPES):
+        raise ConfigError(f"{setting} {dtype!r}: unknown dtype; {nearest(dtype, ['auto', *DTYPES])}")
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """torch.bfloat16 -> "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
 
 
 def resolve_device(name: str = "auto") -> str:
     """The device that a name stands for; "auto": the GPU where there is one, else the CPU.
 
     Raises:
-        ConfigError: torch knows no such device, or the machine has none.
+        ConfigError: torch does not know such a device, or the machine has none.
     """
     import torch
 
@@ -33,14 +45,12 @@ def resolve_device(name: str = "auto") -> str:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"--device {name!r}: cannot be used ({reason}); use auto, cpu, or cuda where there is a GPU"
-        ) from error
+        raise ConfigError(f"--device {name!r}: cannot be used ({reason}); use auto, or cpu") from error
     return name
 
 
 def resolve_dtype(name: str, device: str, stored: str | None) -> str:
-    """The dtype that a model's weights are held in.
+    """The dtype to hold a model's weights in.
 
     Args:
         name: one of DTYPES, or "auto".
@@ -48,9 +58,9 @@ def resolve_dtype(name: str, device: str, stored: str | None) -> str:
         stored: the dtype that the model's files name, or None.
 
     Returns:
-        The named one. For "auto" the stored one, but on a CPU bfloat16 in place of float16, which is six times slower there.
+        `name`. For "auto" `stored`, but on a CPU bfloat16 in place of float16, which is six times slower there.
     """
-    check_dtype(name, "dtype")
+    check_dtype(name)
     if name != "auto":
         return name
     return "bfloat16" if stored == "float16" and device == "cpu" else stored or "float32"

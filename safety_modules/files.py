@@ -26,7 +26,7 @@ def fresh_folder(folder: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def fresh_file(path: str | Path) -> Iterator[Path]:
-    """A file that appears whole or not at all: written beside its place, then renamed into it; missing folders are made."""
+    """A file that appears whole or not at all: written beside its place, then renamed. Creates missing folders."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     work = path.with_name(path.name + ".partial")
@@ -38,6 +38,6 @@ def fresh_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str, errors: str = "strict") -> None:
-    """Write a file in UTF-8, whole or not at all; missing folders are made. Args: errors: as in `str.encode`."""
+    """Write a file in UTF-8, whole or not at all; creates missing folders. Args: errors: as in `str.encode`."""
     with fresh_file(path) as work:
         work.write_text(text, encoding="utf-8", errors=errors)

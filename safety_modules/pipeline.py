@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from safety_modules.checkpoints.control_files import load_calibration, load_policy
+from safety_modules.checkpoints.format import read_taxonomy
 from safety_modules.checkpoints.load import load
 from safety_modules.decision.assessment import Assessment
 from safety_modules.decision.calibration import Calibration
@@ -19,22 +21,22 @@ from safety_modules.decision.policy import Decision, Policy
 from safety_modules.eta import Eta, EtaResult
 from safety_modules.eta.evaluators.head import HeadRisk
 from safety_modules.model.safe_vlm import SafeVLM
-from safety_modules.safe_generator import Ask, SafeGenerator
+from safety_modules.safe_generator import SafeGenerator, SafeRequest
 from safety_modules.taxonomy import CLEAN
 
 ASSESS = ("head_inputs", "pixel_values", "image_sizes")
-QUESTION = "What is in this picture?"  # that an image alone is judged with
+Judged = tuple[Assessment, Decision]
 GENERATE = ("input_ids", "attention_mask", "pixel_values", "image_sizes", "features")
 
 
 @dataclass(frozen=True)
 class SafeResult:
-    """Answer to one exchange, what the head thought of it and what the policy did about it."""
+    """Answer to one exchange, its assessment by the head and the policy's decision."""
 
     answer: str
     assessment: Assessment
     decision: Decision
-    eta: EtaResult | None = None  # how the answer came about, where ETA had a part in it
+    eta: EtaResult | None = None  # how the answer came about, where ETA evaluated it
 
     @property
     def action(self) -> str:
@@ -42,7 +44,7 @@ class SafeResult:
         return self.decision.action
 
     def to_dict(self) -> dict:
-        """Plain values, for JSON: the answer, the action, the assessment, and what ETA did."""
+        """Plain values, for JSON: the answer, the action, the assessment, and ETA's result."""
         eta = {} if self.eta is None else {"eta": self.eta.to_dict()}
         return {"answer": self.answer, "action": self.action, **self.assessment.to_dict(), **eta}
 
@@ -69,7 +71,7 @@ class SafePipeline:
         Args:
             policy: the default of the model's taxonomy where it is None.
             calibration: none where it is None.
-            log: is given one record for each decision; see `log.record`, and `log.JsonLines` for a file.
+            log: called with one record for each decision; see `decision_log.record`, and `JsonLines` for a file.
             eta: evaluates and aligns the answers that the policy lets the model give. With `HeadRisk` as its pre-evaluator,
                 the head decides which are worth that; its evaluators read the policy's hint as a system message.
         """
@@ -89,6 +91,7 @@ class SafePipeline:
         log: Callable[[dict], None] | None = None,
         merge: bool = True,
         eta: Eta | None = None,
+        language_model: bool = True,
     ) -> SafePipeline:
         """Load an exported or trained folder with its calibration.
 
@@ -97,27 +100,32 @@ class SafePipeline:
             merge: merge LoRA weights, where the folder holds them apart. Unmerged is slower, and the action "base" then gives
                 the base's own answers to the token.
             eta: see `SafePipeline`.
+            language_model: False leaves it out of memory; such a pipeline assesses and decides, and cannot answer.
         """
-        model = load(folder, dtype=dtype, merge=merge).to(device)
-        calibration = load_calibration(folder, model.taxonomy)
-        return cls(model, load_policy(folder, model.taxonomy, calibration, policy), calibration, log, eta)
+        taxonomy = read_taxonomy(folder)
+        calibration = load_calibration(folder, taxonomy)
+        checked_policy = load_policy(folder, taxonomy, calibration, policy)  # before a large model is loaded
+        model = load(folder, dtype=dtype, merge=merge, language_model=language_model).to(device)
+        return cls(model, checked_policy, calibration, log, eta)
 
     def assess(self, exchanges: Sequence[Sequence[dict]]) -> list[Assessment]:
         """Probabilities for each exchange (see `SafeProcessor` for messages); no language-model forward."""
-        return self._look(exchanges)[0]
+        return self.assess_with_features(exchanges)[0]
 
-    def _look(self, exchanges: Sequence[Sequence[dict]]) -> tuple[list[Assessment], list[dict[str, Tensor]]]:
-        """The assessment of each exchange, and what the vision tower made of its images, so that it is run once."""
-        rows = self._rows(exchanges, [""] * len(exchanges))
-        batch = self._batch(rows)
+    def assess_with_features(
+        self, exchanges: Sequence[Sequence[dict]]
+    ) -> tuple[list[Assessment], list[dict[str, Tensor]]]:
+        """As `assess`, and each exchange's image features, with which `finish` need not run the vision tower again."""
+        rows = self._encode(exchanges, [""] * len(exchanges))
+        batch = self._collate(rows)
         features = self.model.vision_features(batch.get("pixel_values"), batch.get("image_sizes"))  # (N, P, V)
         scores = self.model.assess(batch["head_inputs"], features=features)
         parts = features.split([int(row["tiles"].sum()) for row in rows])
-        stored = [
+        of_exchange = [
             {"features": part, **{name: row[name] for name in ("tiles", "image_sizes") if name in row}}
             for row, part in zip(rows, parts)
         ]
-        return self.calibration.assessments(*scores, self.model.taxonomy), stored
+        return self.calibration.assessments(*scores, self.model.taxonomy), of_exchange
 
     def answer(
         self,
@@ -125,26 +133,27 @@ class SafePipeline:
         hints: Sequence[str],
         max_new_tokens: int = 256,
         base: bool = False,
-        stored: Sequence[dict[str, Tensor]] | None = None,
+        features: Sequence[dict[str, Tensor]] | None = None,
     ) -> list[str]:
         """The model's greedy answers, with a hint (or "") for each exchange.
 
         Args:
             base: answer as the base does: no safety tokens, and no LoRA layers where they are not merged.
-            stored: of each exchange what the tower made of its images, as `SafeProcessor.encode` takes it.
+            features: of each exchange's images, from `assess_with_features`.
         """
         if not exchanges:
             return []
-        batch = self._batch(self._rows(exchanges, hints, not base, stored))
+        batch = self._collate(self._encode(exchanges, hints, not base, features))
+        inputs = {name: batch[name] for name in GENERATE if name in batch}
         with self.model.without_adapters() if base else nullcontext():
-            ids = self.model.generate(**_pick(batch, GENERATE), max_new_tokens=max_new_tokens)
+            ids = self.model.generate(**inputs, max_new_tokens=max_new_tokens)
         return self.model.processor.decode(ids)
 
-    def decide(self, exchanges: Sequence[Sequence[dict]], language: str = "") -> list[tuple[Assessment, Decision]]:
+    def decide(self, exchanges: Sequence[Sequence[dict]], language: str = "") -> list[Judged]:
         """Assess a batch of exchanges and ask the policy; every decision is logged."""
         return self._decide(self.assess(exchanges), language)
 
-    def _decide(self, assessments: Sequence[Assessment], language: str) -> list[tuple[Assessment, Decision]]:
+    def _decide(self, assessments: Sequence[Assessment], language: str) -> list[Judged]:
         judged = [(assessment, self.policy.decide(assessment, language)) for assessment in assessments]
         if self.log is not None:
             for assessment, decision in judged:
@@ -161,43 +170,44 @@ class SafePipeline:
             max_new_tokens: bound on an answer's length.
             language: of hints and refusals, one of the policy's; "" for none in particular.
         """
-        assessments, stored = self._look(exchanges)
-        return self.finish(exchanges, self._decide(assessments, language), max_new_tokens, language, stored=stored)
+        assessments, features = self.assess_with_features(exchanges)
+        return self.finish(exchanges, self._decide(assessments, language), max_new_tokens, language, features=features)
 
     def finish(
         self,
         exchanges: Sequence[Sequence[dict]],
-        judged: Sequence[tuple[Assessment, Decision]],
+        judged: Sequence[Judged],
         max_new_tokens: int = 256,
         language: str = "",
         known: dict[int, str] | None = None,
-        stored: Sequence[dict[str, Tensor]] | None = None,
+        features: Sequence[dict[str, Tensor]] | None = None,
     ) -> list[SafeResult]:
         """Answer exchanges that are decided already; arguments as in `__call__`.
 
         Args:
             known: number of an exchange -> its answer, where it need not be generated again.
-            stored: see `answer`.
+            features: see `answer`.
         """
-        answers, batch_runs = dict(known or {}), {}
+        answers, eta_results = dict(known or {}), {}
+
+        def open_exchanges(*actions: str) -> list[int]:
+            return [i for i, (_, decision) in enumerate(judged) if i not in answers and decision.action in actions]
+
         if self.eta is not None:
-            ask = [
-                i for i, (_, decision) in enumerate(judged) if i not in answers and decision.action in ("allow", "hint")
-            ]
-            batch_runs = dict(zip(ask, self._align(exchanges, judged, ask, max_new_tokens, language, stored)))
-            answers |= {i: batch_run.answer for i, batch_run in batch_runs.items()}
-        for base in (False, True):
-            ask = [
-                i
-                for i, (_, decision) in enumerate(judged)
-                if i not in answers and decision.action != "refuse" and (decision.action == "base") == base
-            ]
-            hints = [judged[i][1].hint for i in ask]
-            seen = [stored[i] for i in ask] if stored and not base else None  # adapters may be in the tower as well
-            answers |= zip(ask, self.answer([exchanges[i] for i in ask], hints, max_new_tokens, base, seen))
-        refusals = {i: self.policy.refuse(d, language) for i, (_, d) in enumerate(judged) if d.action == "refuse"}
-        answers |= refusals
-        return [SafeResult(answers[i], *pair, batch_runs.get(i)) for i, pair in enumerate(judged)]
+            numbers = open_exchanges("allow", "hint")
+            eta_results = dict(
+                zip(numbers, self._align(exchanges, judged, numbers, max_new_tokens, language, features))
+            )
+            answers |= {i: result.answer for i, result in eta_results.items()}
+        for actions in (("allow", "hint"), ("base",)):
+            numbers, base = open_exchanges(*actions), actions == ("base",)
+            hints = [judged[i][1].hint for i in numbers]
+            # the base answers without adapters, which may be in the vision tower as well
+            own_features = [features[i] for i in numbers] if features and not base else None
+            chosen = [exchanges[i] for i in numbers]
+            answers |= zip(numbers, self.answer(chosen, hints, max_new_tokens, base, own_features))
+        answers |= {i: self.policy.refusal(judged[i][1], language) for i in open_exchanges("refuse")}
+        return [SafeResult(answers[i], *pair, eta_results.get(i)) for i, pair in enumerate(judged)]
 
     def stream(
         self,
@@ -206,98 +216,89 @@ class SafePipeline:
         language: str = "",
         done: Callable[[SafeResult], None] | None = None,
     ) -> Iterator[str]:
-        """Answer one exchange piece by piece; what is yielded, joined, is the answer. See `Eta.stream` for what ETA holds back.
+        """Answer one exchange piece by piece; what is yielded, joined, is the answer. See `Eta.stream` for ETA's pieces.
 
         Args:
-            done: is given the result at the end; the others are as in `__call__`.
+            done: called at the end with the result; the others are as in `__call__`.
         """
-        assessments, stored = self._look([messages])
+        assessments, features = self.assess_with_features([messages])
         ((assessment, decision),) = self._decide(assessments, language)
-        said, etas = [], []
-        for piece in self._pieces(messages, assessment, decision, max_new_tokens, language, stored[0], etas.append):
-            said.append(piece)
+        request = SafeRequest(messages, decision.hint, features[0])
+        pieces, eta_results = [], []
+        for piece in self._pieces(request, assessment, decision, max_new_tokens, language, eta_results.append):
+            pieces.append(piece)
             yield piece
         if done is not None:
-            done(SafeResult("".join(said), assessment, decision, *etas))
+            done(SafeResult("".join(pieces), assessment, decision, *eta_results))
 
     def _pieces(
         self,
-        messages: Sequence[dict],
+        request: SafeRequest,
         assessment: Assessment,
         decision: Decision,
         max_new_tokens: int,
         language: str,
-        stored: dict[str, Tensor],
         done: Callable[[EtaResult], None],
     ) -> Iterator[str]:
         """The answer to a decided exchange; an answer by the base alone comes whole."""
-        ask = Ask(messages, decision.hint, stored)
         if decision.action == "refuse":
-            yield self.policy.refuse(decision, language)
+            yield self.policy.refusal(decision, language)
         elif decision.action == "base":
-            yield from self.answer([messages], [""], max_new_tokens, base=True)
+            yield from self.answer([request.messages], [""], max_new_tokens, base=True)
         elif self.eta is None:
-            yield from self._generator.stream(ask, max_new_tokens)
+            yield from self._generator.stream(request, max_new_tokens)
         else:
-            risk, refusal = self._known([assessment]), self._refusal(decision, language)
-            told = _told(messages, decision)
-            yield from self.eta.stream(self._generator, told, ask, risk and risk[0], max_new_tokens, refusal, done)
+            risks, refusal = self._known_scores([assessment]), self._eta_refusal(decision, language)
+            exchange = _with_hint(request.messages, decision)
+            yield from self.eta.stream(
+                self._generator, exchange, request, risks and risks[0], max_new_tokens, refusal, done
+            )
 
     def _align(
         self,
         exchanges: Sequence[Sequence[dict]],
-        judged: Sequence[tuple[Assessment, Decision]],
-        ask: list[int],
+        judged: Sequence[Judged],
+        numbers: list[int],
         max_new_tokens: int,
         language: str,
-        stored: Sequence[dict[str, Tensor]] | None,
+        features: Sequence[dict[str, Tensor]] | None,
     ) -> list[EtaResult]:
-        """What ETA makes of these exchanges; its evaluators are told the hint, its speaker is given it."""
+        """ETA's results for these exchanges; evaluators and generator read the policy's hint."""
         return self.eta(
             self._generator,
-            [_told(exchanges[i], judged[i][1]) for i in ask],
-            [Ask(exchanges[i], judged[i][1].hint, stored[i] if stored else None) for i in ask],
-            self._known([judged[i][0] for i in ask]),
+            [_with_hint(exchanges[i], judged[i][1]) for i in numbers],
+            [SafeRequest(exchanges[i], judged[i][1].hint, features[i] if features else None) for i in numbers],
+            self._known_scores([judged[i][0] for i in numbers]),
             max_new_tokens,
-            lambda place: self._refusal(judged[ask[place]][1], language),
+            lambda row: self._eta_refusal(judged[numbers[row]][1], language),
         )
 
-    def _known(self, assessments: Sequence[Assessment]) -> list[float] | None:
-        """Scores of ETA's pre-evaluator, where the head is it."""
+    def _known_scores(self, assessments: Sequence[Assessment]) -> list[float] | None:
+        """Scores of ETA's pre-evaluator, where that is the head."""
         return [assessment.risk for assessment in assessments] if isinstance(self.eta.pre, HeadRisk) else None
 
-    def _refusal(self, decision: Decision, language: str) -> str:
-        """What ETA refuses with: the policy's text where it names a risk."""
-        return self.eta.settings.refusal if decision.risk_type == CLEAN else self.policy.refuse(decision, language)
+    def _eta_refusal(self, decision: Decision, language: str) -> str:
+        """ETA's refusal: the policy's text where the decision names a risk."""
+        return self.eta.settings.refusal if decision.risk_type == CLEAN else self.policy.refusal(decision, language)
 
-    def _rows(
+    def _encode(
         self,
         exchanges: Sequence[Sequence[dict]],
         hints: Sequence[str],
-        tokens: bool = True,
-        stored: Sequence[dict[str, Tensor]] | None = None,
+        safety_tokens: bool = True,
+        features: Sequence[dict[str, Tensor]] | None = None,
     ) -> list[dict[str, Tensor]]:
-        encode = self.model.processor.encode
-        return [
-            encode(messages, hint=hint, row=f"exchange {i}", tokens=tokens, stored=stored[i] if stored else None)
-            for i, (messages, hint) in enumerate(zip(exchanges, hints))
-        ]
+        rows = []
+        for i, (messages, hint) in enumerate(zip(exchanges, hints)):
+            options = {"safety_tokens": safety_tokens, "image_features": features[i] if features else None}
+            rows.append(self.model.processor.encode(messages, hint=hint, row=f"exchange {i}", **options))
+        return rows
 
-    def _batch(self, rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def _collate(self, rows: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
         batch = self.model.processor.collate(rows, side="left")
         return {name: value.to(self.model.device) for name, value in batch.items()}
 
 
-def ask(question: str, images: Sequence[object] = ()) -> list[dict]:
-    """Messages of one user turn: images (paths or PIL images), then the question."""
-    content = [{"type": "image", "image": image} for image in images]
-    return [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
-
-
-def _pick(batch: dict[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
-    return {name: batch[name] for name in names if name in batch}
-
-
-def _told(messages: Sequence[dict], decision: Decision) -> Sequence[dict]:
-    """What ETA's evaluators read: the policy's hint goes first, as a system message."""
+def _with_hint(messages: Sequence[dict], decision: Decision) -> Sequence[dict]:
+    """What ETA's evaluators read: the policy's hint first, as a system message."""
     return [{"role": "system", "content": decision.hint}, *messages] if decision.hint else messages

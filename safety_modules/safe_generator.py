@@ -1,4 +1,4 @@
-"""SafeSpeaker: a SafeVLM as ETA's speaker: hints, safety tokens, and images that the vision tower has seen already."""
+"""SafeGenerator: a SafeVLM as ETA's generator: hints, safety tokens, and images whose features are computed already."""
 
 from __future__ import annotations
 
@@ -12,47 +12,45 @@ from safety_modules.model.safe_vlm import SafeVLM
 
 
 @dataclass(frozen=True)
-class Ask:
-    """What a SafeVLM is asked.
+class SafeRequest:
+    """A request to a SafeVLM.
 
     Attributes:
         messages: see `SafeProcessor`.
         hint: for the system part, or "".
-        stored: what the tower made of the images, as `SafeProcessor.encode` takes it; None: it is run.
+        features: of the images, as `SafeProcessor.encode` takes them; None: the vision tower runs.
     """
 
     messages: Sequence[dict]
     hint: str = ""
-    stored: dict[str, Tensor] | None = None
+    features: dict[str, Tensor] | None = None
 
 
 class SafeGenerator(AnswerGenerator):
-    """Answers `Ask`s with a SafeVLM; its own processor keeps users' texts plain."""
+    """Answers `SafeRequest`s with a SafeVLM; its own processor keeps users' texts plain."""
 
     def __init__(self, model: SafeVLM) -> None:
         """Args: model: with or without trained modules."""
-        self.safe, self.model, self.tokenizer = model.eval(), model.base, model.processor.tokenizer
-        self.shares = None
+        super().__init__(model.base, model.processor.tokenizer)
+        self.safe_vlm = model.eval()
 
     @property
     def suppress(self) -> list[int]:
-        """Ids that no answer may contain; asked for when there is one to give, as a model may be there for its head alone."""
-        return self.safe.placeholders()
+        """The placeholders; asked for at each answer, as a model may be loaded for its head alone."""
+        return self.safe_vlm.placeholders()
 
-    def inputs(self, asks: Sequence[Ask]) -> dict[str, Tensor]:
-        """As `AnswerGenerator.inputs`; with stored features, `inputs_embeds` (B, T, D) in place of images."""
-        processor = self.safe.processor
+    def inputs(self, requests: Sequence[SafeRequest]) -> dict[str, Tensor]:
+        """What the model reads; with stored features, `inputs_embeds` (B, T, D) in place of images."""
+        processor = self.safe_vlm.processor
         rows = [
-            processor.encode(ask.messages, hint=ask.hint, row=f"exchange {i}", stored=ask.stored)
-            for i, ask in enumerate(asks)
+            processor.encode(request.messages, hint=request.hint, row=f"exchange {i}", image_features=request.features)
+            for i, request in enumerate(requests)
         ]
         batch = {name: value.to(self.model.device) for name, value in processor.collate(rows, side="left").items()}
-        wanted = ("pixel_values", "image_sizes", "features")
-        read = self.safe.prepare_generate_inputs(
-            batch["input_ids"], **{name: batch[name] for name in wanted if name in batch}
-        )
-        return {**read, "input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        images = {name: batch[name] for name in ("pixel_values", "image_sizes", "features") if name in batch}
+        inputs = self.safe_vlm.prepare_generate_inputs(batch["input_ids"], **images)
+        return {**inputs, "input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
 
     def prefix(self, text: str) -> list[int]:
         """Ids of the beginning of an answer."""
-        return self.safe.processor.begin(text) if text else []
+        return self.safe_vlm.processor.encode_prefix(text) if text else []

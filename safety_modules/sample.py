@@ -1,4 +1,4 @@
-"""Sample: one labelled exchange, the only thing that a recipe gives."""
+"""Sample: one labelled exchange, which is all that a recipe returns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class DataError(UserError):
 
 
 class ImageSource(Protocol):
-    """An image that is not read yet: a path, or a place in a table (`_hub.Embedded`). It can be a key of a dict."""
+    """An image that is not read yet: a path, or a cell of a table. Hashable."""
 
     name: str  # of its file, or its place in the table
 
@@ -32,15 +32,15 @@ class Turn:
 
 @dataclass(frozen=True)
 class Sample:
-    """An exchange and its label.
+    """An exchange and its label; a DataError where the roles do not alternate.
 
     Attributes:
-        images: the images, none, one or several, paths as a rule; they stand before the first user turn's text.
-        turns: user and assistant in alternation, first a user, last an assistant. The last answer is "" where a set that is
-            for evaluation alone has none.
+        images: none, one or several; they stand before the first user turn's text.
+        turns: user and assistant in alternation, the first of a user, the last of the assistant. The last answer is
+            "" where a data set for evaluation alone has none.
         risk_type: a name of the taxonomy.
         risk_level: 0 for clean, from 1 for risky.
-        source: "file:row", for error messages and reports.
+        source: "file:row", for messages and reports.
     """
 
     images: tuple[Path | ImageSource, ...]
@@ -64,11 +64,13 @@ class Sample:
 
     @property
     def answer(self) -> str:
-        """The last assistant turn's text: the one that is supervised."""
+        """The last assistant turn's text: what is supervised."""
         return self.turns[-1].text
 
     def messages(self) -> list[dict]:
-        """Chat messages without the last answer, the images before the first text; see `SafeProcessor` for messages."""
-        messages = [{"role": turn.role, "content": [{"type": "text", "text": turn.text}]} for turn in self.turns[:-1]]
+        """Chat messages as `SafeProcessor` takes them, without the last answer; the images before the first text."""
+        messages: list[dict] = [
+            {"role": turn.role, "content": [{"type": "text", "text": turn.text}]} for turn in self.turns[:-1]
+        ]
         messages[0]["content"][:0] = [{"type": "image", "image": image} for image in self.images]
         return messages

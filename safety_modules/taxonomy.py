@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from safety_modules.errors import UserError
+from safety_modules.errors import UserError, check_keys, check_slots, nearest
 
 CLEAN = "clean"
 DEFAULT = Path(__file__).with_name("taxonomy.yaml")
@@ -18,15 +17,9 @@ class TaxonomyError(UserError):
     """A taxonomy file or a label breaks a rule; the message states the value, the rule and the remedy."""
 
 
-def nearest(name: str, names: list[str]) -> str:
-    """End of an error message: the nearest valid name, then all of them."""
-    near = difflib.get_close_matches(str(name), names, n=1)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"valid names: {', '.join(names)}"
-
-
 @dataclass(frozen=True)
 class RiskType:
-    """One category. `level` is the default level of rows that give the type alone; `hint` is a noun phrase."""
+    """One category. `level` is the default level of rows that name the type alone; `hint` is a noun phrase."""
 
     name: str
     level: int
@@ -35,10 +28,12 @@ class RiskType:
 
 @dataclass(frozen=True)
 class RiskLevel:
-    """One degree of risk. All sentences have the field `{hint}`; the safe level has no hint.
+    """One degree of risk. Its sentences may have the slot `{hint}`; the safe level has no hint.
 
-    `hint` is what the language model is told in use, `rewordings` are what it is told in training as well, so that it learns the
-    meaning and not the sentence. `answers` are what a row of this level is answered with where its data has no answer.
+    Attributes:
+        hint: sentence that the language model reads at inference.
+        rewordings: sentences that it also reads in training, so that it learns the meaning and not the wording.
+        answers: answers for rows of this level whose data has none.
     """
 
     name: str
@@ -57,10 +52,10 @@ class Taxonomy:
     |-------|-------|-----------------------------------------------------|
     | clean | 0     | a clean exchange                                    |
     | risky | 1..   | a risky exchange of that degree                     |
-    | clean | 1..   | refused: a degree of risk needs a type              |
-    | risky | 0     | refused: a harmless exchange about a risk is clean  |
+    | clean | 1..   | an error: a degree of risk needs a type             |
+    | risky | 0     | an error: a harmless exchange about a risk is clean |
 
-    Source: PSA-VLM section 3 (types, levels). Its release keeps the last two pairs and reads both as "no hint".
+    Source: PSA-VLM section 3 (types, levels). Its release accepts the last two pairs and reads both as "no hint".
     """
 
     types: tuple[RiskType, ...]
@@ -79,7 +74,7 @@ class Taxonomy:
         if len(self.types) < 2 or len(self.levels) < 2:
             raise TaxonomyError(
                 f"taxonomy has {len(self.types)} types and {len(self.levels)} levels; it needs at least {CLEAN!r} and "
-                "one risky type, and at least two levels, the first being the safe one"
+                "one risky type, and two levels, the first of which is the safe one"
             )
         for risk in self.types:
             self.check(risk.name, risk.level)
@@ -107,36 +102,34 @@ class Taxonomy:
 
     @classmethod
     def from_dict(cls, data: dict) -> Taxonomy:
-        """Build from `{version, types: {name: {level, hint}}, questions: [...], levels: [{name, hint, answers, rewordings}]}`.
+        """Build from plain data, such as that of safety_modules/taxonomy.yaml.
 
-        version, questions, answers and rewordings are optional; unknown keys are errors.
+        The keys version and questions, and answers and rewordings of a level, are optional; unknown keys are errors.
         """
-        _keys("taxonomy", data, required={"types", "levels"}, allowed={"version", "types", "levels", "questions"})
+        check_keys(data, ("version", "types", "levels", "questions"), "taxonomy", TaxonomyError, ("types", "levels"))
         if not isinstance(data["types"], dict) or not isinstance(data["levels"], list):
-            raise TaxonomyError(
-                "taxonomy: types must be a mapping of names, levels a list; see safety_modules/taxonomy.yaml"
-            )
+            raise TaxonomyError("taxonomy: types must be a mapping and levels a list; see safety_modules/taxonomy.yaml")
         types, levels = [], []
         for name, row in data["types"].items():
-            _keys(f"type {name!r}", row, required={"level", "hint"}, allowed={"level", "hint"})
+            check_keys(row, ("level", "hint"), f"type {name!r}", TaxonomyError, ("level", "hint"))
             types.append(RiskType(str(name), row["level"], str(row["hint"])))
         for row in data["levels"]:
-            _keys("level", row, required={"name", "hint"}, allowed={"name", "hint", "answers", "rewordings"})
-            lists = (_texts(key, row.get(key, [])) for key in ("answers", "rewordings"))
-            levels.append(RiskLevel(str(row["name"]), str(row["hint"]), *lists))
-        return cls(tuple(types), tuple(levels), _texts("questions", data.get("questions", [])), data.get("version", 1))
+            check_keys(row, ("name", "hint", "answers", "rewordings"), "level", TaxonomyError, ("name", "hint"))
+            answers, rewordings = (_strings(key, row.get(key, [])) for key in ("answers", "rewordings"))
+            for text in (str(row["hint"]), *answers, *rewordings):
+                check_slots(text, ("hint",), f"level {row['name']!r}", TaxonomyError)
+            levels.append(RiskLevel(str(row["name"]), str(row["hint"]), answers, rewordings))
+        questions = _strings("questions", data.get("questions", []))
+        return cls(tuple(types), tuple(levels), questions, data.get("version", 1))
 
     def to_dict(self) -> dict:
         """The inverse of `from_dict`."""
-        return {
-            "version": self.version,
-            "types": {risk.name: {"level": risk.level, "hint": risk.hint} for risk in self.types},
-            "questions": list(self.questions),
-            "levels": [
-                {"name": row.name, "hint": row.hint, "answers": list(row.answers), "rewordings": list(row.rewordings)}
-                for row in self.levels
-            ],
-        }
+        types = {risk.name: {"level": risk.level, "hint": risk.hint} for risk in self.types}
+        levels = [
+            {"name": row.name, "hint": row.hint, "answers": list(row.answers), "rewordings": list(row.rewordings)}
+            for row in self.levels
+        ]
+        return {"version": self.version, "types": types, "questions": list(self.questions), "levels": levels}
 
     def to_yaml(self) -> str:
         """The text of a taxonomy file, the inverse of `from_yaml`."""
@@ -169,19 +162,19 @@ class Taxonomy:
         return self.type_names.index(name)
 
     def check(self, risk_type: str, risk_level: int) -> None:
-        """Refuse a label outside the truth table.
+        """Check that a label is in the truth table.
 
         Raises:
-            TaxonomyError: with the value, the rule and the remedy.
+            TaxonomyError: it is not.
         """
         self.type_index(risk_type)
         top = len(self.levels) - 1
         if not isinstance(risk_level, int) or isinstance(risk_level, bool) or not 0 <= risk_level <= top:
             raise TaxonomyError(f"risk_level {risk_level!r} of {risk_type!r} must be a whole number from 0 to {top}")
         if (risk_type == CLEAN) != (risk_level == 0):
-            name_it = "name its risk_type, or set the level to 0"
-            remedy = name_it if risk_type == CLEAN else f"set it to 1..{top}, or label it {CLEAN!r}"
             rule = f"{CLEAN!r} goes with level 0 and risky types with 1..{top}"
+            clean_remedy = "name its risk_type, or set the level to 0"
+            remedy = clean_remedy if risk_type == CLEAN else f"set it to 1..{top}, or label it {CLEAN!r}"
             raise TaxonomyError(f"({risk_type!r}, level {risk_level}): {rule}; {remedy}")
 
     def default_level(self, risk_type: str) -> int:
@@ -189,40 +182,30 @@ class Taxonomy:
         return self.types[self.type_index(risk_type)].level
 
     def hint(self, risk_type: str, risk_level: int) -> str:
-        """The sentence that tells the language model of a risk; empty for a clean exchange.
+        """The sentence that warns the language model of a risk; empty for a clean exchange.
 
         Source: PSA-VLM section 3.4 (a hint chosen by level and type); the wording is our own.
         """
-        self.check(risk_type, risk_level)
-        return self._about(risk_type, self.levels[risk_level].hint)
+        return self.hints(risk_type, risk_level)[0]
 
     def hints(self, risk_type: str, risk_level: int) -> list[str]:
         """The hint and its rewordings."""
         self.check(risk_type, risk_level)
         level = self.levels[risk_level]
-        return [self._about(risk_type, sentence) for sentence in (level.hint, *level.rewordings)]
+        return self._fill(risk_type, (level.hint, *level.rewordings))
 
     def answers(self, risk_type: str, risk_level: int) -> list[str]:
-        """Wordings to answer an exchange of this label with, where the data has no answer; may be empty."""
+        """Answers to an exchange of this label, for data that has none; may be empty."""
         self.check(risk_type, risk_level)
-        return [self._about(risk_type, answer) for answer in self.levels[risk_level].answers]
+        return self._fill(risk_type, self.levels[risk_level].answers)
 
-    def _about(self, risk_type: str, sentence: str) -> str:
-        return sentence.replace("{hint}", self.types[self.type_index(risk_type)].hint)
+    def _fill(self, risk_type: str, sentences: tuple[str, ...]) -> list[str]:
+        subject = self.types[self.type_index(risk_type)].hint
+        return [sentence.replace("{hint}", subject) for sentence in sentences]
 
 
-def _texts(what: str, data: object) -> tuple[str, ...]:
-    """A list of strings, or an error."""
+def _strings(key: str, data: object) -> tuple[str, ...]:
+    """A list of strings that are not blank."""
     if not isinstance(data, list) or not all(isinstance(text, str) and text.strip() for text in data):
-        raise TaxonomyError(f"taxonomy {what} must be a list of texts, not {data!r}")
+        raise TaxonomyError(f"taxonomy: {key} must be a list of strings, not {data!r}")
     return tuple(data)
-
-
-def _keys(what: str, data: object, required: set[str], allowed: set[str]) -> None:
-    """Refuse a mapping with a missing or an unknown key."""
-    if not isinstance(data, dict):
-        raise TaxonomyError(f"{what} must be a mapping with {', '.join(sorted(required))}, not {data!r}")
-    for key in sorted(required - data.keys()):
-        raise TaxonomyError(f"{what} lacks the key {key!r}; add it")
-    for key in data.keys() - allowed:
-        raise TaxonomyError(f"{what} has an unknown key {key!r}; {nearest(key, sorted(allowed))}")

@@ -68,7 +68,7 @@ def test_refusals_in_the_asked_language(model):
 
 
 def test_no_safety_tokens_in_the_bases_prompt(model):
-    row = model.processor.encode(ask("what is this?", [tiny.image(1)]), tokens=False)
+    row = model.processor.encode(ask("what is this?", [tiny.image(1)]), safety_tokens=False)
     assert not set(row["input_ids"].tolist()) & set(model.processor.safety_ids)
     full = model.processor.encode(ask("what is this?", [tiny.image(1)]))
     kept = [i for i in full["input_ids"].tolist() if i not in model.processor.safety_ids]

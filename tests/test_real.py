@@ -9,7 +9,7 @@ import pytest
 import data_recipes
 from data_recipes.__main__ import main as data_main
 from data_recipes.inspection import image_scan
-from safety_modules.cli import audit, export, moderate
+from safety_modules.cli.main import main
 from safety_modules.taxonomy import Taxonomy
 from scripts import sample_dataset
 from train.run import main as train_main
@@ -24,12 +24,11 @@ def test_figstep_as_custom_data_trains_exports_and_moderates(tmp_path):
     sample_dataset.main([f"{DATA}/figstep/images", f"{DATA}/benign", str(data)])
     own = ["--data.root", str(data), "--taxonomy", str(data / "taxonomy.yaml"), "--output", str(run)]
     train_main(["--config", str(CONFIG), *own, "--trainer.report_to", "none"])
-    export.main([str(run / "final"), str(run / "export")])
-    moderate.main([str(run / "export"), str(data / "held_out"), "--output", str(run / "verdicts.jsonl")])
+    main(["export", str(run / "final"), str(run / "export")])
+    main(["moderate", str(run / "export"), str(data / "held_out"), "--output", str(run / "verdicts.jsonl")])
     rows = [json.loads(line) for line in (run / "verdicts.jsonl").read_text().splitlines()]
-    audit.main(
-        ["--data", f"{DATA}/benign", "--model", str(run / "export"), "--output", str(run / "audit"), "--device", "cpu"]
-    )
+    audited = ["--data", f"{DATA}/benign", "--output", str(run / "audit"), "--device", "cpu"]
+    main(["audit", "--model", str(run / "export"), *audited])
     assert len((run / "audit/kept.txt").read_text().splitlines()) == 5, "all photographs are kept"
     right = {
         kind: [row["fired"] == kind for row in rows if f"/{kind}/" in row["image"]]
@@ -64,7 +63,7 @@ def test_photographs_are_read_as_a_folder_of_clean_images(tmp_path):
     (tmp_path / "public").symlink_to(f"{DATA}/benign")
     with pytest.raises(data_recipes.DataError, match="leaves"):
         data_recipes.load("image_folder", tmp_path, "train+validation", Taxonomy.default())
-    looks = [image_scan.look(path, "row") for path in sorted(Path(DATA, "benign").glob("*.jpg"))]
+    scans = [image_scan.scan_image(path, "row") for path in sorted(Path(DATA, "benign").glob("*.jpg"))]
     assert (
-        len(looks) == 5 and all(look.mark and look.format == "JPEG" for look in looks) and not image_scan.alike(looks)
+        len(scans) == 5 and all(scan.fingerprint and scan.format == "JPEG" for scan in scans) and not image_scan.near_duplicates(scans)
     )

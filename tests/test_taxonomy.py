@@ -35,7 +35,9 @@ def test_hints_name_the_risk():
     assert DEFAULT.hint("clean", 0) == ""
     hints = {DEFAULT.hint("privacy", level) for level in (1, 2, 3)}
     assert len(hints) == 3 and all("private data of a person" in hint for hint in hints)
-    assert DEFAULT.answers("privacy", 2) == [], "the default's answers are composed, see data_recipes/_texts.py"
+    assert DEFAULT.answers("privacy", 2) == [], (
+        "the default's answers are composed, see data_recipes/core/answer_texts.py"
+    )
 
 
 def test_yaml_round_trip(tmp_path):
@@ -55,13 +57,18 @@ def change(edit):
     [
         (lambda d: d["types"].pop("clean"), "exactly one must be named 'clean'"),
         (lambda d: d.update(typos=1), "unknown key 'typos'; did you mean 'types'"),
-        (lambda d: d.pop("levels"), "lacks the key 'levels'"),
-        (lambda d: d["types"]["privacy"].pop("hint"), "type 'privacy' lacks the key 'hint'"),
+        (lambda d: d.pop("levels"), "taxonomy: lacks the key 'levels'"),
+        (lambda d: d["types"]["privacy"].pop("hint"), "type 'privacy': lacks the key 'hint'"),
         (lambda d: d["types"]["privacy"].update(level=9), "risk_level 9 of 'privacy'"),
         (lambda d: d["levels"].append(d["levels"][1]), "level 'careful' is named twice"),
-        (lambda d: d.update(levels=d["levels"][:1]), "at least two levels"),
-        (lambda d: d.update(questions="what?"), "questions must be a list"),
+        (lambda d: d.update(levels=d["levels"][:1]), "and two levels"),
+        (lambda d: d.update(questions="what?"), "questions must be a list of strings"),
         (lambda d: d.update(types=["a"]), "types must be a mapping"),
+        (lambda d: d["levels"][1].update(hint="Mind {hnit}."), "level 'careful': 'Mind {hnit}.' has '{hnit}'"),
+        (
+            lambda d: d["levels"][2].update(answers=["No {."]),
+            "level 'limited': 'No {.' has a brace without its partner",
+        ),
     ],
 )
 def test_broken_files_are_named(tmp_path, edit, message):

@@ -9,7 +9,7 @@ from safety_modules.taxonomy import CLEAN
 
 @dataclass(frozen=True)
 class Assessment:
-    """What the head thinks of one exchange.
+    """The head's probabilities for one exchange.
 
     Attributes:
         types: probability of each risk type, clean included; they sum to 1.
@@ -20,9 +20,9 @@ class Assessment:
     levels: tuple[float, ...]
 
     def score(self, risk_type: str) -> float:
-        """Probability of a type against clean alone, in [0, 1]: the other types have no part in it.
+        """Probability of a type against clean alone, in [0, 1].
 
-        So switching one type off leaves the scores of all others as they are.
+        The other types have no effect on it, so switching one type off leaves the scores of all others as they are.
         """
         total = self.types[risk_type] + self.types[CLEAN]
         return self.types[risk_type] / total if total > 0 else 0.0
@@ -40,9 +40,7 @@ class Assessment:
     @property
     def risk_level(self) -> int:
         """The most probable level that the type admits: 0 for clean, else from 1."""
-        if self.risk_type == CLEAN:
-            return 0
-        return self.degree
+        return 0 if self.risk_type == CLEAN else self.degree
 
     @property
     def degree(self) -> int:

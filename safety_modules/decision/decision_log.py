@@ -1,11 +1,11 @@
-"""Log: one record for each decision, and the file that they are appended to."""
+"""Decision log: one record for each decision, and the file that they are appended to."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safety_modules.decision.assessment import Assessment
@@ -29,6 +29,6 @@ class JsonLines:
 
 
 def record(assessment: Assessment, decision: Decision, policy: Policy) -> dict:
-    """One decision for a log: probabilities, what fired and by which rule, and the policy's version. No text of a user."""
+    """One decision for a log: probabilities, what fired by which threshold, the policy's version. No text of a user."""
     rule = {"policy_version": policy.version, "policy_digest": policy.digest}
-    return {**decision.to_dict(), **rule, "types": assessment.types, "levels": list(assessment.levels)}
+    return {**asdict(decision), **rule, "types": assessment.types, "levels": list(assessment.levels)}

@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from scipy.stats import beta
+from scipy.stats import binom
 
 from safety_modules import SafePipeline, Taxonomy, ask
 from safety_modules.checkpoints.control_files import copy_control, load_calibration, save_calibration, save_policy
@@ -16,10 +16,10 @@ from safety_modules.decision.calibration import (
     CONFIDENCE,
     Calibration,
     CalibrationError,
-    kept_ranks,
+    fit_temperature,
     rank_for,
     rows_needed,
-    temperature,
+    stored_ranks,
 )
 from safety_modules.decision.policy import Policy
 from safety_modules.decision.policy_rule import PolicyError
@@ -30,7 +30,7 @@ TYPES, LEVELS = len(TAXONOMY.types), len(TAXONOMY.levels)
 
 
 def rows(count, seed=0, sharpness=1.0):
-    """Logits and labels drawn from the logits' own probabilities, then sharpened: the true temperature is `sharpness`."""
+    """Logits, sharpened, and labels drawn from their own probabilities: the true temperature is `sharpness`."""
     generator = torch.Generator().manual_seed(seed)
     logits = [torch.randn(count, classes, generator=generator) * 2 for classes in (TYPES, LEVELS)]
     labels = [torch.multinomial(values.softmax(-1), 1, generator=generator).squeeze(1) for values in logits]
@@ -38,31 +38,31 @@ def rows(count, seed=0, sharpness=1.0):
 
 
 @pytest.mark.parametrize("sharpness", [0.5, 1.0, 4.0])
-def test_the_temperature_is_found(sharpness):
+def test_the_true_temperature_is_fitted(sharpness):
     types, _, labels, _ = rows(6000, sharpness=sharpness)
-    assert temperature(types, labels) == pytest.approx(sharpness, rel=0.05)
+    assert fit_temperature(types, labels) == pytest.approx(sharpness, rel=0.05)
 
 
 @pytest.mark.parametrize("budget", [0.05, 0.2])
 @pytest.mark.parametrize("name", ["privacy", ANY])
 def test_a_budget_holds_with_the_stated_confidence(budget, name):
-    """Over 200 draws of 60 calibration rows, the true rate is within the budget in nine of ten, and not far below it."""
+    """Over 200 draws of 60 calibration rows, the true rate keeps the budget in nine of ten, and is not far below."""
 
     def scores(count, seed):
         types = torch.randn(count, TYPES, generator=torch.Generator().manual_seed(seed)) ** 3 + torch.linspace(
             -2, 2, TYPES
         )
-        found = Calibration().assessments(types, types[:, :LEVELS], TAXONOMY)
-        return types, [max(map(row.score, TAXONOMY.risky_names)) if name == ANY else row.score(name) for row in found]
+        judged = Calibration().assessments(types, types[:, :LEVELS], TAXONOMY)
+        return types, [max(map(row.score, TAXONOMY.risky_names)) if name == ANY else row.score(name) for row in judged]
 
-    _, world = scores(20000, 10**6)
+    _, traffic = scores(20000, 10**6)
     rates = []
     for seed in range(200):
         types, _ = scores(60, seed)
         clean = torch.full((60,), TAXONOMY.clean_index)
         fitted = Calibration.fit(types, types[:, :LEVELS], clean, clean * 0, TAXONOMY)
         threshold = Calibration(1.0, 1.0, fitted.clean_rows, fitted.ranks, plain(fitted)).threshold(name, budget)
-        rates.append(sum(score >= threshold for score in world) / len(world))
+        rates.append(sum(score >= threshold for score in traffic) / len(traffic))
     assert sum(rate <= budget for rate in rates) >= 0.9 * 200 - 3 * (200 * 0.09) ** 0.5
     assert sum(rates) / len(rates) > 0.25 * budget
 
@@ -76,11 +76,13 @@ def plain(calibration):
     return {name: tuple(1 / (1 + math.exp(-value)) for value in row) for name, row in odds.items()}
 
 
-@pytest.mark.parametrize("rows_,budget", [(500, 0.01), (4000, 0.003), (60, 0.2), (100, 0.9)])
-def test_the_rank_is_that_of_the_beta_distribution(rows_, budget):
+@pytest.mark.parametrize(
+    "rows_,budget", [(500, 0.01), (4000, 0.003), (60, 0.2), (100, 0.9), (1, 0.9), (30, 0.999), (20, 0.01), (0, 0.5)]
+)
+def test_fewer_than_rank_clean_rows_exceed_the_budget_in_at_most_one_of_ten_draws(rows_, budget):
     k = rank_for(budget, rows_)
-    assert beta.cdf(budget, k, rows_ + 1 - k) >= CONFIDENCE - 1e-9
-    assert k == rows_ or beta.cdf(budget, k + 1, rows_ - k) < CONFIDENCE
+    assert k == 0 or binom.cdf(k - 1, rows_, budget) <= 1 - CONFIDENCE + 1e-12
+    assert k == rows_ or binom.cdf(k, rows_, budget) > 1 - CONFIDENCE
 
 
 def test_a_score_that_equals_the_limit_does_not_pass():
@@ -104,12 +106,12 @@ def test_too_few_clean_rows_are_an_error_that_says_how_many_are_needed():
 
 
 @pytest.mark.parametrize("budget", [0, 1, -0.1, 2])
-def test_a_budget_is_a_share(budget):
-    with pytest.raises(CalibrationError, match="share of clean exchanges"):
+def test_a_budget_is_a_fraction(budget):
+    with pytest.raises(CalibrationError, match="fraction of clean exchanges"):
         Calibration.fit(*rows(400), TAXONOMY).threshold("privacy", budget)
 
 
-def test_rows_without_a_clean_one_are_refused():
+def test_rows_without_a_clean_one_are_an_error():
     types, levels, _, risk_level = rows(10)
     with pytest.raises(CalibrationError, match="10 rows and no clean one"):
         Calibration.fit(types, levels, torch.zeros(10, dtype=torch.long), risk_level, TAXONOMY)
@@ -117,9 +119,9 @@ def test_rows_without_a_clean_one_are_refused():
 
 def test_a_smaller_budget_never_has_a_lower_threshold_and_thinned_ranks_stay_within_it():
     calibration = Calibration.fit(*rows(40000), TAXONOMY)
-    found = [calibration.threshold("insults", budget / 1000) for budget in range(1, 500)]
-    assert found == sorted(found, reverse=True)
-    ranks = kept_ranks(10**6)
+    thresholds = [calibration.threshold("insults", budget / 1000) for budget in range(1, 500)]
+    assert thresholds == sorted(thresholds, reverse=True)
+    ranks = stored_ranks(10**6)
     assert ranks[:100] == list(range(1, 101)) and len(ranks) < 1200
     assert all(b / a <= 1.0101 for a, b in zip(ranks[100:], ranks[101:]))
 
@@ -171,7 +173,7 @@ def test_a_folder_keeps_its_calibration_and_policy_and_export_carries_them(folde
 def test_a_calibration_of_other_weights_is_refused_and_not_carried(folder, tmp_path, model):
     save_calibration(Calibration.fit(*rows(3000), TAXONOMY), folder, {})
     with torch.no_grad():
-        model.safety.llm_tokens.weight += 1  # no part of a verdict
+        model.safety.llm_tokens.weight += 1  # a verdict does not depend on them
     with fresh_folder(tmp_path / "later") as work:
         save_safety(model, work, str(folder))
         copy_control(folder, work)
@@ -183,14 +185,16 @@ def test_a_calibration_of_other_weights_is_refused_and_not_carried(folder, tmp_p
         copy_control(folder, work)
     assert load_calibration(tmp_path / "trained", TAXONOMY) == Calibration()
     save_safety(model, folder, str(folder))
-    with pytest.raises(CheckpointError, match="made for other weights of the head; run scripts.calibrate again"):
+    with pytest.raises(
+        CheckpointError, match="belongs to other weights of the head; run `safety-modules calibrate` again"
+    ):
         load_calibration(folder, TAXONOMY)
 
 
 def test_a_budget_without_a_calibration_is_named(folder, tmp_path):
     (tmp_path / "p.yaml").write_text("budget: 0.02\n")
     with pytest.raises(
-        PolicyError, match="p.yaml.*needs a calibration and the checkpoint has none; run scripts.calibrate"
+        PolicyError, match="p.yaml.*needs a calibration and the checkpoint has none; run `safety-modules calibrate`"
     ):
         SafePipeline.from_pretrained(folder, policy=tmp_path / "p.yaml")
     with pytest.raises(PolicyError, match="budget of 0.0001 needs 23025 clean rows"):

@@ -49,7 +49,7 @@ def test_actions_follow_type_and_level():
     )
     high = (0.0, 0.1, 0.1, 0.8)
     decision = policy.decide(assessment(levels=high, privacy=1.0))
-    assert decision.action == "refuse" and decision.hint == "" and "private data" in policy.refuse(decision)
+    assert decision.action == "refuse" and decision.hint == "" and "private data" in policy.refusal(decision)
     assert policy.decide(assessment(levels=high, politics=1.0)).action == "allow"
 
 
@@ -73,9 +73,9 @@ def test_round_trip_and_file(tmp_path):
     "data,message",
     [
         ({"tpyes": {}}, "unknown key 'tpyes'; did you mean 'types'"),
-        ({"default": {"threshold": 50}}, "threshold 50.0 is a probability"),
+        ({"default": {"threshold": 50}}, "threshold 50 is a probability"),
         ({"default": {"enabled": "yes"}}, "enabled 'yes' must be true or false"),
-        ({"default": {"actions": {"refuse": "block"}}}, "action 'block'"),
+        ({"default": {"actions": {"refuse": "block"}}}, "unknown action 'block'"),
         ({"default": {"actions": {"high": "hint"}}}, "unknown key 'high'"),
         ({"types": {"clean": {}}}, "unknown key 'clean'"),
         ({"default": 3}, "must be a mapping"),
@@ -112,7 +112,7 @@ def test_cost_of_one_type_and_threshold_of_the_others():
     assert policy.decide(assessment(insults=0.2, clean=0.8)).action == "allow"
 
 
-def test_a_type_that_is_off_leaves_guard_to_another_that_fires():
+def test_a_type_that_is_off_leaves_the_decision_to_another_that_fires():
     policy = Policy.from_dict({"types": {"privacy": {"enabled": False}}}, TAXONOMY)
     assert (
         policy.decide(assessment(privacy=0.6, insults=0.3, clean=0.1)).action == "base"
@@ -125,14 +125,14 @@ def test_a_type_that_is_off_leaves_guard_to_another_that_fires():
         Policy.from_dict({"types": both}, TAXONOMY).decide(assessment(privacy=0.6, insults=0.3, clean=0.1)).action
         == "base"
     )
-    obvious = assessment(privacy=0.999, insults=0.0009, clean=0.0001)  # insults are far above clean, and no matter
+    obvious = assessment(privacy=0.999, insults=0.0009, clean=0.0001)  # insults: above clean, but negligible
     assert careful.decide(obvious).action == "base"
 
 
-def test_a_type_that_is_allowed_at_its_level_does_not_hand_over_to_a_shadow():
+def test_a_type_that_is_allowed_does_not_hand_over_to_a_negligible_one():
     policy = Policy.from_dict({"types": {"privacy": {"actions": {"limited": "allow"}}}}, TAXONOMY)
-    shadow = assessment(privacy=0.99, insults=0.006, clean=0.004)  # insults are above clean, but not what this is about
-    decision = policy.decide(shadow)
+    case = assessment(privacy=0.99, insults=0.006, clean=0.004)  # insults are above clean, but negligible
+    decision = policy.decide(case)
     assert (decision.action, decision.risk_type, decision.hint) == ("allow", "privacy", "")
     careful = Policy.from_dict(
         {"types": {"privacy": {"actions": {"limited": "allow"}}, "insults": {"threshold": 0.3}}}, TAXONOMY
@@ -180,11 +180,11 @@ def test_texts_in_other_languages():
     decision = policy.decide(case, "de")
     assert (
         decision.hint == "Achtung: private Daten."
-        and policy.refuse(decision, "de") == "Nein, es geht um private Daten."
+        and policy.refusal(decision, "de") == "Nein, es geht um private Daten."
     )
     assert (
         policy.decide(case).hint == TAXONOMY.hint("privacy", 2)
-        and policy.refuse(decision) == "No: private data of a person."
+        and policy.refusal(decision) == "No: private data of a person."
     )
     assert policy.decide(assessment((0, 1, 0, 0), privacy=1.0), "de").hint.endswith(
         "name the risk."
@@ -202,14 +202,23 @@ def test_the_digest_tells_policies_apart():
 @pytest.mark.parametrize(
     "data,message",
     [
-        ({"budget": 5}, "policy budget 5 is a share"),
+        ({"budget": 5}, "policy budget 5 is a fraction"),
         ({"default": {"budget": 0.1, "threshold": 0.2}}, "has a threshold and a budget; give one"),
-        ({"default": {"costs": {"allow": {}}}}, "give the costs of allow and of another action"),
-        ({"default": {"costs": {"allow": {"safe": 0}, "hint": {"safe": 0}}}}, "no cost at level 'careful'"),
+        ({"default": {"costs": {"allow": {}}}}, "costs: has allow alone; add the costs of another"),
+        (
+            {"default": {"costs": {"allow": {"safe": 0}, "hint": {"safe": 0}}}},
+            "costs of 'allow': lacks the key 'careful'",
+        ),
         ({"default": {"costs": {"alow": {}}}}, "unknown key 'alow'; did you mean 'allow'"),
         ({"languages": {"de": {"hints": {"high": "x"}}}}, "language 'de', hints: unknown key 'high'"),
-        ({"languages": {"de": {"refusal": 3}}}, "3 must be a text"),
-        ({"version": [1]}, r"version \[1\] must be a number or a text"),
+        ({"languages": {"de": {"refusal": 3}}}, "3 must be a string"),
+        ({"refusal": "No: {hnit}."}, "policy: 'No: {hnit}.' has '{hnit}'; a text may hold {hint} alone"),
+        ({"default": {"costs": costs(allow=(0, 1, 2, float("nan")), hint=(0, 1, 2, 3))}}, "nan must be a number"),
+        ({"default": {"threshold": True}}, "threshold True is a probability"),
+        ({"languages": ["de"]}, r"languages: \['de'\] must be a mapping"),
+        ({"languages": {False: {}}}, "must be a mapping of names, as strings"),
+        ({"version": True}, "version True must be a whole number"),
+        ({"version": [1]}, r"version \[1\] must be a whole number or a string"),
     ],
 )
 def test_broken_parts_of_a_policy_are_named(data, message):
