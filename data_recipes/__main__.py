@@ -13,26 +13,25 @@ from rich.console import Console
 from rich.table import Table
 
 import data_recipes
-from data_recipes.core import held_out
 from data_recipes.core.data_config import read_data_config
-from data_recipes.core.mixture import mix
-from data_recipes.core.mixture_table import show
-from data_recipes.core.reading import BAD_ROWS, Reading
+from data_recipes.core.held_out import fingerprint, images_of, write_fingerprints
+from data_recipes.core.mixture import mix, print_mixture
+from data_recipes.core.reading import BAD_ROWS, RowReader
 from data_recipes.core.rows import Rows
-from data_recipes.inspection.leaks import measured
+from data_recipes.inspection.leaks import held_out_images
 from data_recipes.inspection.report import report, say
-from data_recipes.inspection.survey import survey, token_counter
+from data_recipes.inspection.survey import survey_rows, token_counter
 from safety_modules.errors import user_errors_exit
 from safety_modules.taxonomy import Taxonomy
 
-WHOLES = ("all", "mini", "safe", "unsafe")  # splits that share their rows with others
+OVERLAPPING = ("all", "mini", "safe", "unsafe")  # splits that share their rows with others
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 where nothing is broken and nothing leaks, else 1. A UserError ends the process with 2.
+        0 if nothing is broken and nothing leaks, else 1. A UserError ends the process with 2.
     """
     options = _parser().parse_args(args)
     with user_errors_exit():
@@ -42,31 +41,32 @@ def main(args: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="data_recipes", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    add = {name: commands.add_parser(name, help=run.__doc__.split("\n")[0]) for name, run in COMMANDS.items()}
+    add = {}
     for name, run in COMMANDS.items():
+        add[name] = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         add[name].set_defaults(run=run)
     for name in ("inspect", "split"):
-        add[name].add_argument("name", help="of the recipe; `list` prints them")
+        add[name].add_argument("name", help="name of the recipe; `list` prints them")
         add[name].add_argument("--root", required=True, help="folder or file of the data, or hf://datasets/owner/name")
-        add[name].add_argument("--split", action="append", help="may be repeated (default: every split of the recipe)")
-    add["check"].add_argument("mixture", type=Path, help="YAML of a stage, or its `data` part alone")
-    add["check"].add_argument("--root", help="folder of the data, in place of the file's `root`")
-    for name in ("inspect", "check"):
-        add[name].add_argument("--output", type=Path, help="folder of report.json and gallery.html (default: in runs/)")
-        add[name].add_argument(
-            "--tokenizer", type=Path, help="tokenizer.json or its folder: lengths in tokens, not letters"
-        )
-        add[name].add_argument("--workers", type=_count, default=os.cpu_count() or 1, help="processes that open images")
-    add["inspect"].add_argument("--limit", type=_count, help="at most so many rows, spread evenly")
-    add["inspect"].add_argument("--stream", type=_count, help="no more than the first so many rows of a hub data set")
-    add["inspect"].add_argument(
-        "--bad-rows", choices=BAD_ROWS, default="skip", help="stop at them, or count them (default)"
-    )
+        add[name].add_argument("--split", action="append", help="can be repeated (default: every split of the recipe)")
+    add["check"].add_argument("mixture", type=Path, help="YAML file of a stage, or of its `data` part alone")
+    add["check"].add_argument("--root", help="folder of the data sets (default: the file's `root`)")
+    text = "YAML file of the categories (default: the mixture's own, or the paper's)"
     for name in ("inspect", "check", "split"):
+        add[name].add_argument("--taxonomy", type=Path, help=text)
+    for name in ("inspect", "check"):
         add[name].add_argument(
-            "--taxonomy", type=Path, help="YAML of the categories (default: the mixture's, or the paper's)"
+            "--output", type=Path, help="folder for report.json and gallery.html (default: in runs/)"
         )
-    add["split"].add_argument("--output", type=Path, required=True, help="the CSV file")
+        text = "tokenizer.json or its folder, to measure texts in tokens instead of characters"
+        add[name].add_argument("--tokenizer", type=Path, help=text)
+        text = "processes that open images (default: one per core)"
+        add[name].add_argument("--workers", type=_count, default=os.cpu_count() or 1, help=text)
+    add["inspect"].add_argument("--limit", type=_count, help="most rows to look at, spread evenly over the data set")
+    add["inspect"].add_argument("--stream", type=_count, help="read only the first STREAM rows of a hub data set")
+    text = "stop at rows that break a rule, or skip and count them (default: %(default)s)"
+    add["inspect"].add_argument("--bad-rows", choices=BAD_ROWS, default="skip", help=text)
+    add["split"].add_argument("--output", type=Path, required=True, help="the CSV file to write")
     return parser
 
 
@@ -78,8 +78,8 @@ def list_recipes(options: argparse.Namespace) -> int:
     for name in data_recipes.names():
         about = data_recipes.about(name)
         use = "evaluation" if about.evaluation_only else "training"
-        splits = (*about.splits, *(["validation"] if about.carve else []))
-        table.add_row(name, about.title, about.published, about.licence, " ".join(splits), use)
+        splits = " ".join((*about.splits, *([data_recipes.CARVED] if about.carve else [])))
+        table.add_row(name, about.title, about.published, about.licence, splits, use)
     Console().print(table)
     return 0
 
@@ -87,48 +87,46 @@ def list_recipes(options: argparse.Namespace) -> int:
 def inspect(options: argparse.Namespace) -> int:
     """Look at one data set: labels, lengths, images, broken and suspicious rows, duplicates."""
     taxonomy, parts, faults = _taxonomy(options.taxonomy), [], []
-    for split in _splits(options, join=True):
-        reading = Reading(taxonomy, bad_rows=options.bad_rows, stream=options.stream)
-        parts.append(data_recipes.read(options.name, options.root, split, reading, training=False))
-        faults += reading.faults
+    for split in options.split or default_splits(options.name, join=True):
+        reader = RowReader(taxonomy, bad_rows=options.bad_rows, stream=options.stream)
+        parts.append(data_recipes.read(options.name, options.root, split, reader, training=False))
+        faults += reader.faults
     rows = Rows.join(parts).spread(options.limit)
-    found = survey(rows, faults, token_counter(options.tokenizer), options.workers)
+    survey = survey_rows(rows, faults, token_counter(options.tokenizer), options.workers)
     about = data_recipes.about(options.name)
     use = f"evaluation only: {about.evaluation_only}" if about.evaluation_only else "training and evaluation"
     facts = [("Data set", about.title), ("Licence", about.licence), ("For", use), ("Read from", str(options.root))]
-    return report(options.name, facts, rows, found, options.output or Path("runs/inspect") / options.name)
+    return report(options.name, facts, rows, survey, options.output or Path("runs/inspect") / options.name)
 
 
 def check(options: argparse.Namespace) -> int:
-    """Look at a mixture before training on it: its composition, broken rows, duplicates, and leaks from what is measured on."""
+    """Look at a mixture: its composition, broken rows, duplicates, and held-out images in it."""
     config, seed, own_taxonomy = read_data_config(options.mixture, options.root)
     taxonomy = _taxonomy(options.taxonomy or own_taxonomy)
-    train = [replace(source, bad_rows="skip") for source in config.train]  # to count them all
-    shape = (config.balance, config.clean_fraction, config.max_repeats, seed)
-    rows, parts = mix(train, config.root, taxonomy, *shape, answers=False, open_images=False)  # the survey opens them
-    show(parts)
-    others = measured(config, taxonomy, options.workers)
-    faults = [f"{part.recipe} {part.split} {fault}" for part in parts for fault in part.faults]
-    once = rows.unique()
-    found = survey(once, [*faults, *others.faults], token_counter(options.tokenizer), options.workers, others.held)
+    config = replace(config, train=[replace(source, bad_rows="skip") for source in config.train])  # to count them all
+    rows, counts = mix(config, taxonomy, seed, answers=False, open_images=False)  # the survey opens them
+    print_mixture(counts)
+    held, faults = held_out_images(config, taxonomy, options.workers)
+    faults = [*(f"{source.recipe} {source.split} {fault}" for source in counts for fault in source.faults), *faults]
+    unique = rows.unique()
+    survey = survey_rows(unique, faults, token_counter(options.tokenizer), options.workers, held)
     facts = [
         ("Mixture", str(options.mixture)),
         ("Rows to train on", f"{len(rows):,}"),
-        ("Images held out", f"{len(others.held.marks):,}"),
+        ("Images held out", f"{len(held.fingerprints):,}"),
     ]
     output = options.output or Path("runs/check") / options.mixture.stem
-    return report(options.mixture.name, facts, once, found, output, [part.to_dict() for part in parts])
+    return report(options.mixture.name, facts, unique, survey, output, [source.to_dict() for source in counts])
 
 
 def split(options: argparse.Namespace) -> int:
-    """Write which image is in which split, by hashes: a file that others can compare with, and hold out by."""
-    taxonomy, marks = _taxonomy(options.taxonomy), []
-    for name in _splits(options):
-        rows = data_recipes.read(options.name, options.root, name, Reading(taxonomy), training=False)
-        marks += [held_out.mark(image, name, perceptual=True) for image in held_out.images(rows)]
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    held_out.write(options.output, marks)
-    say(f"{len(marks):,} images: {options.output}")
+    """Write which image is in which split, by hashes: a file to compare with, and to hold the images out by."""
+    taxonomy, fingerprints = _taxonomy(options.taxonomy), []
+    for name in options.split or default_splits(options.name):
+        rows = data_recipes.read(options.name, options.root, name, RowReader(taxonomy), training=False)
+        fingerprints += [fingerprint(image, name, perceptual=True) for image in images_of(rows)]
+    write_fingerprints(options.output, fingerprints)
+    say(f"{len(fingerprints):,} images: {options.output}")
     return 0
 
 
@@ -139,26 +137,24 @@ def _taxonomy(path: str | Path | None) -> Taxonomy:
     return Taxonomy.from_yaml(path) if path else Taxonomy.default()
 
 
-def _splits(options: argparse.Namespace, join: bool = False) -> Sequence[str]:
-    """The splits that were named, or those of the recipe without the ones that hold others.
+def default_splits(name: str, join: bool = False) -> list[str]:
+    """The splits of a recipe that together hold each row once.
 
-    Args: join: ask for a split and the tenth that is carved out of it at once, else for one after the other.
+    Args:
+        join: name a split and the validation that is carved out of it together, "train+validation", not one by one.
     """
-    if options.split:
-        return options.split
-    about = data_recipes.about(options.name)
-    found = [name for name in about.splits if name not in WHOLES] or ["all"]
+    about = data_recipes.about(name)
+    splits = [split for split in about.splits if split not in OVERLAPPING] or ["all"]
     if about.carve:
-        place = found.index(about.carve)
-        found[place : place + 1] = (
-            [f"{about.carve}+{data_recipes.CARVED}"] if join else [about.carve, data_recipes.CARVED]
-        )
-    return found
+        parts = [about.carve, data_recipes.CARVED]
+        place = splits.index(about.carve)
+        splits[place : place + 1] = ["+".join(parts)] if join else parts
+    return splits
 
 
 def _count(text: str) -> int:
     if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number from 1")
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1")
     return int(text)
 
 

@@ -1,9 +1,9 @@
-"""COCO captions: photographs, each with five sentences; the first one is the answer to a composed question.
+"""COCO captions: photographs with five sentences each; the first one is the answer to a composed question.
 
-Layout of the root: `annotations/captions_<split>2017.json` (`images: [{id, file_name}]`, `annotations: [{image_id, caption}]`)
-and the photographs in `<split>2017/`; 2014 is read as well.
+Layout of the root: `annotations/captions_<split>2017.json` (`images: [{id, file_name}]`, `annotations: [{image_id,
+caption}]`) and the photographs in `<split>2017/`; 2014 is read as well.
 
-Labels: all clean; nobody has looked for risky images among them, `safety_modules.cli.audit` does.
+Labels: all clean. The images have not been checked for risks; `safety-modules audit` does that.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import json
 from pathlib import Path
 
 from data_recipes.core.about import About
-from data_recipes.core.reading import Reading
+from data_recipes.core.reading import RowReader
 from data_recipes.readers import files
-from data_recipes.readers.tables import Row
-from safety_modules.sample import DataError, Sample, Turn
+from data_recipes.readers.recipe import exchange
+from data_recipes.readers.table_row import TableRow
+from safety_modules.sample import DataError, Sample
 from safety_modules.taxonomy import CLEAN
 
 ABOUT = About(
@@ -27,7 +28,7 @@ ABOUT = About(
 )
 
 
-def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
+def samples(root: Path, split: str, reader: RowReader) -> list[Sample]:
     """A sample for each photograph that has a caption."""
     table = files.find(root, *(f"annotations/captions_{split}{year}.json" for year in (2017, 2014)))
     folder = files.find(root, table.stem.removeprefix("captions_"))
@@ -36,22 +37,14 @@ def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
         captions: dict[object, str] = {}
         for row in data["annotations"]:
             captions.setdefault(row["image_id"], row["caption"])
-        images = [(row["id"], row["file_name"]) for row in data["images"]]
+        names = [(row["id"], row["file_name"]) for row in data["images"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{table}: is not a COCO captions file ({error!r}); fetch it again") from error
+        raise DataError(f"{table}: is not a COCO captions file ({error!r}); download it again") from error
 
-    def convert(row: Row) -> list[Sample]:
-        image = files.image(folder, row.cells["name"])
-        answer = files.text(row.cells, "caption", needed=True)
-        return [
-            Sample(
-                (image,),
-                (Turn("user", reading.texts.question(image.name)), Turn("assistant", answer)),
-                CLEAN,
-                0,
-                row.source,
-            )
-        ]
+    def convert(row: TableRow) -> list[Sample]:
+        image = files.image_path(folder, row.cells["name"])
+        answer = row.text("caption", needed=True)
+        return [exchange(row, [image], reader.texts.question(image.name), answer, (CLEAN, 0))]
 
-    rows = (Row(f"{table.name}:{name}", {"name": name, "caption": captions.get(number)}) for number, name in images)
-    return reading.each(rows, convert, table)
+    rows = (TableRow(f"{table.name}:{name}", {"name": name, "caption": captions.get(number)}) for number, name in names)
+    return reader.convert_rows(rows, convert, table)

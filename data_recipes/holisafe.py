@@ -1,11 +1,12 @@
 """HoliSafe-Bench: all combinations of safe and unsafe images and questions.
 
-The root: hf://datasets/etri-vilab/holisafe-bench, a folder with its Parquet files, or a folder with `holisafe_bench.json` and
-the images in `images/` or at their paths below the root. A row is `id, type (SSS SSU USU UUU SUU), category, subcategory,
-image, image_safe, image_safety_label, query`. The letters of `type` are image, text, and the two together.
+The root: hf://datasets/etri-vilab/holisafe-bench; or a folder with its Parquet files; or a folder with
+`holisafe_bench.json` and the images in `images/` or at their paths below the root. A row is `id, type (SSS SSU USU
+UUU SUU), category, subcategory, image, image_safe, image_safety_label, query`. The letters of `type` stand for the
+image, the text, and both together.
 
-Labels: by subcategory where the third letter is U, else clean. Self-harm has no type of its own in the default taxonomy: it is
-illegal 2 here.
+Labels: by subcategory where the third letter is U, else clean. The default taxonomy has no type for self-harm: it is
+illegal 2.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_recipes.core.about import About
-from data_recipes.core.reading import Reading
-from data_recipes.readers import conversations, files, hub
-from data_recipes.readers.tables import Row, shown
-from safety_modules.sample import DataError, Sample, Turn
+from data_recipes.core.reading import RowReader
+from data_recipes.readers import files, hub
+from data_recipes.readers.recipe import choice, exchange, find_image, find_table, label_map
+from data_recipes.readers.table_row import TableRow
+from safety_modules.sample import Sample
 from safety_modules.taxonomy import CLEAN
 
 ABOUT = About(
@@ -28,58 +30,34 @@ ABOUT = About(
     evaluation_only="it is a benchmark, and its harmless questions have no answers",
 )
 TYPES = ("SSS", "SSU", "USU", "UUU", "SUU")
-LABELS = {  # subcategory, and category for what is no known subcategory
-    "gender": ("fairness", 2),
-    "race": ("fairness", 2),
-    "religion": ("fairness", 2),
-    "disability_discrimination": ("fairness", 2),
-    "harassment": ("insults", 2),
-    "drug_related_hazards": ("illegal", 3),
-    "property_crime": ("illegal", 3),
-    "facial_data_exposure": ("privacy", 2),
-    "identity_data_exposure": ("privacy", 2),
-    "physical_self_injury": ("illegal", 2),
-    "suicide": ("illegal", 2),
-    "animal_abuse": ("illegal", 3),
-    "obscene_gestures": ("insults", 2),
-    "physical_altercation": ("insults", 2),
-    "terrorism": ("illegal", 3),
-    "weapon_related_violence": ("insults", 3),
-    "sexual_content": ("illegal", 3),
-    "financial_advice": ("misleading", 2),
-    "medical_advice": ("misleading", 2),
-    "illegal_activity": ("illegal", 3),
-    "violence": ("insults", 2),
-    "hate": ("fairness", 2),
-    "privacy": ("privacy", 2),
-    "self_harm": ("illegal", 2),
-    "specialized_advice": ("misleading", 2),
-}
+# subcategories, and categories for rows whose subcategory is unknown
+LABELS = label_map("""
+    illegal:3     drug_related_hazards | property_crime | animal_abuse | terrorism | sexual_content | illegal_activity
+    illegal:2     physical_self_injury | suicide | self_harm
+    insults:3     weapon_related_violence
+    insults:2     harassment | obscene_gestures | physical_altercation | violence
+    fairness:2    gender | race | religion | disability_discrimination | hate
+    privacy:2     facial_data_exposure | identity_data_exposure | privacy
+    misleading:2  financial_advice | medical_advice | specialized_advice
+""")
 
 
-def samples(root: Path | str, split: str, reading: Reading) -> list[Sample]:
+def samples(root: Path | str, split: str, reader: RowReader) -> list[Sample]:
     """The questions; a harmless one has an empty answer."""
-    table = (
-        None
-        if hub.on_hub(root)
-        else next((p for p in (root / "holisafe_bench.json", root / "data.json") if p.is_file()), None)
-    )
+    table = find_table(root, "holisafe_bench.json", "data.json")
 
-    def convert(row: Row) -> list[Sample]:
-        if table is None:
-            images = hub.images(row.cells, "image")
+    def convert(row: TableRow) -> list[Sample]:
+        if table:
+            images = [find_image(name, root, root / "images") for name in row.image_names("image")]
         else:
-            names = files.names(row.cells.get("image"))
-            images = tuple(files.image(root if (root / name).is_file() else root / "images", name) for name in names)
-        kind = files.text(row.cells, "type", needed=True).upper()
-        if kind not in TYPES:
-            raise DataError(f"type {shown(kind)} must be one of {', '.join(TYPES)}")
-        question = conversations.clean(files.text(row.cells, "query", needed=True), len(images))
+            images = hub.images(row.cells, "image")
+        combination = choice(row, "type", TYPES)
+        question = row.text("query", needed=True)
         names = [row.cells.get(column) for column in ("subcategory", "category")]
-        name = next((name for name in names if reading.knows(LABELS, name)), names[-1])
-        label = reading.label(LABELS, name) if kind.endswith("U") else (CLEAN, 0)
-        answer = reading.texts.answer(*label, row.source) if label[1] else ""
-        return [Sample(images, (Turn("user", question), Turn("assistant", answer)), *label, row.source)]
+        category = next((name for name in names if reader.has_label(LABELS, name)), names[-1])
+        label = reader.label(LABELS, category) if combination.endswith("U") else (CLEAN, 0)
+        answer = reader.texts.answer(*label, row.source) if label[1] else ""
+        return [exchange(row, images, question, answer, label)]
 
-    rows = files.rows(table) if table else hub.rows(root, split, first=reading.stream)
-    return reading.each(rows, convert, table or root)
+    rows = files.read_rows(table) if table else hub.read_rows(root, split, first=reader.stream)
+    return reader.convert_rows(rows, convert, table or root)

@@ -1,12 +1,12 @@
-"""LLaVA-Instruct, LLaVA-1.5's mix665k, ShareGPT4V and every other LLaVA JSON: conversations about images, and text alone.
+"""LLaVA-Instruct, LLaVA-1.5's mix665k, ShareGPT4V and other LLaVA JSON: conversations about images, and text alone.
 
 The root is the JSON file itself, with the images below its folder; or a folder with one of `llava_v1_5_mix665k.json`,
 `llava_instruct_150k.json`, `sharegpt4v_instruct_gpt4-vision_cap100k.json`,
-`sharegpt4v_mix665k_cap23k_coco-ap9k_lcs3k_sam9k_div2k.json`, `annotations.json`, `annotations.jsonl`. A row is `id, image,
-conversations: [{"from", "value"}]`; a row without `image` is text alone, and `image` may be a list. Rows are found by one scan
-of the file and parsed when they are asked for.
+`sharegpt4v_mix665k_cap23k_coco-ap9k_lcs3k_sam9k_div2k.json`, `annotations.json`, `annotations.jsonl`. A row is `id,
+image, conversations: [{"from", "value"}]`; a row without `image` is text alone, and `image` may be a list. The file
+is scanned once, and each row is parsed on access.
 
-Labels: all clean; nobody has looked for risky images among them, `safety_modules.cli.audit` does.
+Labels: all clean. The images have not been checked for risks; `safety-modules audit` does that.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_recipes.core.about import About
-from data_recipes.core.reading import Reading
+from data_recipes.core.reading import RowReader
 from data_recipes.core.rows import Rows
 from data_recipes.readers import conversations, files
 from data_recipes.readers.indexed_json import JsonRows
-from data_recipes.readers.tables import Row
+from data_recipes.readers.table_row import TableRow
 from safety_modules.sample import Sample
 from safety_modules.taxonomy import CLEAN
 
 ABOUT = About(
     title="LLaVA-Instruct, mix665k, ShareGPT4V",
     published="hub: liuhaotian/LLaVA-Instruct-150K, Lin-Chen/ShareGPT4V",
-    licence="CC BY 4.0 (LLaVA-Instruct), CC BY-NC 4.0 (ShareGPT4V); the texts come under the terms of OpenAI, too",
+    licence="CC BY 4.0 (LLaVA-Instruct), CC BY-NC 4.0 (ShareGPT4V); the texts are also under the terms of OpenAI",
     splits=("train",),
     paper="2310.03744",
 )
@@ -39,14 +39,13 @@ FILES = (
 )
 
 
-def samples(root: Path, split: str, reading: Reading) -> Rows:
-    """The conversations, all of whose turns are kept."""
+def samples(root: Path, split: str, reader: RowReader) -> Rows:
+    """The conversations with all their turns."""
     table = root if root.is_file() else files.find(root, *FILES)
-    folder = table.parent
 
-    def convert(row: Row) -> Sample:
-        images = tuple(files.image(folder, name) for name in files.names(row.cells.get("image")))
+    def convert(row: TableRow) -> Sample:
+        images = tuple(files.image_path(table.parent, name) for name in row.image_names("image"))
         turns = conversations.turns(row.cells.get("conversations"), len(images))
         return Sample(images, turns, CLEAN, 0, row.source)
 
-    return reading.lazily(JsonRows(table), convert, (CLEAN, 0))
+    return reader.rows_on_demand(JsonRows(table), convert, (CLEAN, 0))

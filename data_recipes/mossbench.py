@@ -1,7 +1,7 @@
-"""MOSSBench: 300 harmless exchanges that look harmful; they measure over-refusal.
+"""MOSSBench: 300 harmless exchanges that look harmful, to measure over-refusal.
 
-Layout of the root: `information.csv` (also `.json`, `.jsonl`, `.parquet`) with `pid, question, image_path (or image), ...`,
-and the images at that path below the root, or below `images/`.
+Layout of the root: `information.csv` (also `.json`, `.jsonl`, `.parquet`) with `pid, question, image_path (or image),
+...`, and the images at that path below the root, or below `images/`.
 
 Labels: all clean.
 """
@@ -11,10 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_recipes.core.about import About
-from data_recipes.core.reading import Reading
-from data_recipes.readers import conversations, files
-from data_recipes.readers.tables import Row
-from safety_modules.sample import Sample, Turn
+from data_recipes.core.reading import RowReader
+from data_recipes.readers import files
+from data_recipes.readers.recipe import exchange, find_image
+from data_recipes.readers.table_row import TableRow
+from safety_modules.sample import Sample
 from safety_modules.taxonomy import CLEAN
 
 ABOUT = About(
@@ -27,15 +28,13 @@ ABOUT = About(
 )
 
 
-def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
+def samples(root: Path, split: str, reader: RowReader) -> list[Sample]:
     """The exchanges, with empty answers."""
     table = files.find(root, "information.csv", "information.json", "information.jsonl", "information.parquet")
+    folders = [folder for folder in (root, root / "images") if folder.is_dir()]
 
-    def convert(row: Row) -> list[Sample]:
-        name = files.first(row.cells, "image_path", "image")
-        folder = root if (root / name).is_file() else root / "images"
-        image = files.image(folder if folder.is_dir() else root, name)
-        question = conversations.clean(files.first(row.cells, "question"), 1)
-        return [Sample((image,), (Turn("user", question), Turn("assistant", "")), CLEAN, 0, row.source)]
+    def convert(row: TableRow) -> list[Sample]:
+        image = find_image(row.first_text("image_path", "image"), *folders)
+        return [exchange(row, [image], row.first_text("question"), "", (CLEAN, 0))]
 
-    return reading.each(files.rows(table, "question"), convert, table)
+    return reader.convert_rows(files.read_rows(table, "question"), convert, table)

@@ -1,11 +1,12 @@
 """PSA-VLM's own rows: LLaVA-like conversations with a safety type and level, as its authors released them.
 
-Layout of the root: the jsonl file itself, with the images below its folder; or a folder with `train.jsonl`, `test.jsonl`. A
-row is `safe_type, safe_level, image, conversations: [{"from": "USER" | "ASSISTANT", "value"}]`; one released file has no
-`<image>` in any of its rows, which makes no difference here.
+Layout of the root: the jsonl file itself, with the images below its folder; or a folder with `train.jsonl`,
+`test.jsonl`. A row is `safe_type, safe_level, image, conversations: [{"from": "USER" | "ASSISTANT", "value"}]`;
+`<image>` may be missing from the text, as it is in one of the released files.
 
-Labels: types 0 to 5 in the order of the paper's categories, 6 is clean. The release holds rows with a type and level 0, and
-clean ones with a level: they contradict each other and are refused (`bad_rows: skip` leaves them out and counts them).
+Labels: types 0 to 5 in the order of the paper's categories, 6 is clean. The release has rows of a risky type with
+level 0, and clean ones with a level: they contradict themselves and are an error (`bad_rows: skip` leaves them out
+and counts them).
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_recipes.core.about import About
-from data_recipes.core.reading import Reading
+from data_recipes.core.reading import RowReader
 from data_recipes.readers import conversations, files
-from data_recipes.readers.tables import Row, shown
+from data_recipes.readers.table_row import TableRow, short_repr
 from safety_modules.sample import DataError, Sample
 from safety_modules.taxonomy import CLEAN
 
@@ -28,24 +29,21 @@ ABOUT = About(
     carve="train",
 )
 TYPES = ("politics", "illegal", "insults", "fairness", "privacy", "misleading", CLEAN)
-LABELS = {
-    str(number): (name, 0 if name == CLEAN else 2) for number, name in enumerate(TYPES)
-}  # the level is the row's own
+# the level is the row's own, except under a label of the user's
+LABELS = {str(number): (name, 0 if name == CLEAN else 2) for number, name in enumerate(TYPES)}
 
 
-def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
+def samples(root: Path, split: str, reader: RowReader) -> list[Sample]:
     """The conversations with their labels."""
     table = root if root.is_file() else files.find(root, f"{split}.jsonl", f"{split}.json")
-    folder = table.parent
 
-    def convert(row: Row) -> list[Sample]:
-        images = tuple(files.image(folder, name) for name in files.names(row.cells.get("image")))
+    def convert(row: TableRow) -> list[Sample]:
+        images = tuple(files.image_path(table.parent, name) for name in row.image_names("image"))
         turns = conversations.turns(row.cells.get("conversations"), len(images))
-        kind, level = row.cells.get("safe_type"), row.cells.get("safe_level")
+        category, level = str(row.cells.get("safe_type")), row.cells.get("safe_level")
         if isinstance(level, bool) or not isinstance(level, int):
-            raise DataError(f"safe_level {shown(level)} must be a whole number")
-        name = str(kind)
-        risk_type, own = reading.label(LABELS, name)
-        return [Sample(images, turns, risk_type, own if name in reading.labels else level, row.source)]
+            raise DataError(f"safe_level {short_repr(level)} must be a whole number")
+        risk_type, own_level = reader.label(LABELS, category)
+        return [Sample(images, turns, risk_type, own_level if category in reader.labels else level, row.source)]
 
-    return reading.each(files.rows(table), convert, table)
+    return reader.convert_rows(files.read_rows(table), convert, table)

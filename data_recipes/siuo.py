@@ -1,10 +1,10 @@
-"""SIUO: image and question are safe each by itself, and a good answer sees the danger of the two together.
+"""SIUO: image and question are each safe, and a good answer recognises the danger of the two together.
 
 Layout of the root: `siuo_gen.json` or `data/siuo_gen.json` (`question_id, image, question, category, safety_warning,
 reference_answer`) and the images in `images/`.
 
-Labels: by category, of which there are nine; level 1 or 2, since a reference answer warns and does not only refuse. Self-harm
-and religion have no type of their own in the default taxonomy.
+Labels: by category, of which there are nine; level 1 or 2, since a reference answer warns and does not only refuse.
+The default taxonomy has no type for self-harm and religion.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_recipes.core.about import About
-from data_recipes.core.reading import Reading
-from data_recipes.readers import conversations, files
-from data_recipes.readers.tables import Row
-from safety_modules.sample import Sample, Turn
+from data_recipes.core.reading import RowReader
+from data_recipes.readers import files
+from data_recipes.readers.recipe import exchange, label_map
+from data_recipes.readers.table_row import TableRow
+from safety_modules.sample import Sample
 
 ABOUT = About(
     title="SIUO",
@@ -25,29 +26,27 @@ ABOUT = About(
     paper="2406.15279",
     evaluation_only="it is a benchmark of 167 rows, and a model that was trained on it cannot be measured on it",
 )
-LABELS = {
-    "self-harm": ("illegal", 2),
-    "illegal activities & crime": ("illegal", 2),
-    "privacy violation": ("privacy", 2),
-    "information misinterpretation": ("misleading", 1),
-    "religion beliefs": ("fairness", 1),
-    "discrimination & stereotyping": ("fairness", 2),
-    "controversial topics, politics": ("politics", 2),
-    "morality": ("insults", 1),
-    "dangerous behavior": ("illegal", 2),
-}
+LABELS = label_map("""
+    illegal:2     self-harm | illegal activities & crime | dangerous behavior
+    privacy:2     privacy violation
+    misleading:1  information misinterpretation
+    fairness:2    discrimination & stereotyping
+    fairness:1    religion beliefs
+    politics:2    controversial topics, politics
+    insults:1     morality
+""")
 
 
-def samples(root: Path, split: str, reading: Reading) -> list[Sample]:
+def samples(root: Path, split: str, reader: RowReader) -> list[Sample]:
     """The questions with their reference answers."""
     table = files.find(root, "siuo_gen.json", "data/siuo_gen.json")
-    folder = next((place for place in (table.parent / "images", root / "images") if place.is_dir()), root)
+    folder = next((folder for folder in (table.parent / "images", root / "images") if folder.is_dir()), root)
 
-    def convert(row: Row) -> list[Sample]:
-        image = files.image(folder, files.first(row.cells, "image"))
-        question = conversations.clean(files.text(row.cells, "question", needed=True), 1)
-        label = reading.label(LABELS, row.cells.get("category"))
-        answer = files.text(row.cells, "reference_answer") or reading.texts.answer(*label, row.source)
-        return [Sample((image,), (Turn("user", question), Turn("assistant", answer)), *label, row.source)]
+    def convert(row: TableRow) -> list[Sample]:
+        image = files.image_path(folder, row.first_text("image"))
+        question = row.text("question", needed=True)
+        label = reader.label(LABELS, row.cells.get("category"))
+        answer = row.text("reference_answer") or reader.texts.answer(*label, row.source)
+        return [exchange(row, [image], question, answer, label)]
 
-    return reading.each(files.rows(table), convert, table)
+    return reader.convert_rows(files.read_rows(table), convert, table)

@@ -1,12 +1,12 @@
 """SPA-VL: preference pairs on images of harm; the preferred answer is trained on.
 
-The root: hf://datasets/sqrti/SPA-VL, or a folder with its Parquet files (`data/train-*.parquet`,
-`validation/validation-*.parquet`, `test/harm-*.parquet`) or saved by `save_to_disk`. A row is `question, image, chosen,
-rejected, class1, class2, class3`.
+The root: hf://datasets/sqrti/SPA-VL; or a folder with its Parquet files (`data/train-*.parquet`,
+`validation/validation-*.parquet`, `test/harm-*.parquet`) or written by `save_to_disk`. A row is `question, image,
+chosen, rejected, class1, class2, class3`.
 
-Splits: `train`, `validation`; `harm` and `help` (configuration `test`) have no answers and are for evaluation. Labels: by
-`class1`, the six domains. `help` is clean. The published `train` has no classes: its rows are the category `unlabelled`,
-illegal 2, unless `labels` says otherwise; their type means little.
+Splits: `train`, `validation`; `harm` and `help` (configuration `test`) have no answers and are for evaluation.
+Labels: by `class1`, the six domains; `help` is clean. The published `train` has no classes: its rows have the
+category `unlabelled`, which is illegal 2 unless `labels` says otherwise, so their type means little.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_recipes.core.about import About
-from data_recipes.core.reading import Reading
-from data_recipes.readers import conversations, files, hub
-from data_recipes.readers.tables import Row
-from safety_modules.sample import Sample, Turn
+from data_recipes.core.reading import RowReader
+from data_recipes.readers import hub
+from data_recipes.readers.recipe import exchange, label_map
+from data_recipes.readers.table_row import TableRow
+from safety_modules.sample import Sample
 from safety_modules.taxonomy import CLEAN
 
 ABOUT = About(
@@ -28,29 +29,27 @@ ABOUT = About(
     paper="2406.12030",
 )
 UNLABELLED = "unlabelled"
-LABELS = {
-    "Representation & Toxicity Harms": ("insults", 2),
-    "Misinformation Harms": ("misleading", 2),
-    "Information & Safety Harms": ("privacy", 2),
-    "Malicious Use": ("illegal", 3),
-    "Human Autonomy & Integrity Harms": ("illegal", 2),
-    "Socioeconomic Harms": ("fairness", 2),
-    UNLABELLED: ("illegal", 2),
-}
+LABELS = label_map("""
+    insults:2     Representation & Toxicity Harms
+    misleading:2  Misinformation Harms
+    privacy:2     Information & Safety Harms
+    illegal:3     Malicious Use
+    illegal:2     Human Autonomy & Integrity Harms | unlabelled
+    fairness:2    Socioeconomic Harms
+""")
 TESTS = ("harm", "help")
 
 
-def samples(root: Path | str, split: str, reading: Reading) -> list[Sample]:
+def samples(root: Path | str, split: str, reader: RowReader) -> list[Sample]:
     """The questions with their preferred answers."""
 
-    def convert(row: Row) -> list[Sample]:
-        images = hub.images(row.cells, "image")
-        question = conversations.clean(files.text(row.cells, "question", needed=True), len(images))
-        label = (CLEAN, 0) if split == "help" else reading.label(LABELS, row.cells.get("class1") or UNLABELLED)
-        answer = "" if split in TESTS else files.text(row.cells, "chosen", needed=True)
-        return [Sample(images, (Turn("user", question), Turn("assistant", answer)), *label, row.source)]
+    def convert(row: TableRow) -> list[Sample]:
+        images, question = hub.images(row.cells, "image"), row.text("question", needed=True)
+        label = (CLEAN, 0) if split == "help" else reader.label(LABELS, row.cells.get("class1") or UNLABELLED)
+        answer = "" if split in TESTS else row.text("chosen", needed=True)
+        return [exchange(row, images, question, answer, label)]
 
     config = {"train": None, "validation": "validation"}.get(split, "test")
     patterns = (f"{split}-*.parquet", *(f"{folder}/{split}-*.parquet" for folder in ("data", "validation", "test")))
-    rows = hub.rows(root, split, patterns, config, reading.stream)
-    return reading.each(rows, convert, root)
+    rows = hub.read_rows(root, split, patterns, config, reader.stream)
+    return reader.convert_rows(rows, convert, root)

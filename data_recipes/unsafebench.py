@@ -3,8 +3,8 @@
 The root: hf://datasets/yiting/UnsafeBench (access is given on request), or a folder with its Parquet files
 (`data/train-*.parquet`, `data/test-*.parquet`). A row is `image, safety_label ("Safe" | "Unsafe"), category, source`.
 
-Labels: unsafe by category, safe is clean, whatever its category. Questions and answers are composed. Self-harm and shocking
-images have no type of their own in the default taxonomy: they are illegal 2 here.
+Labels: unsafe by category; safe is clean, whatever its category. Questions and answers are composed. The default
+taxonomy has no type for self-harm and shocking images: they are illegal 2.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_recipes.core.about import About
-from data_recipes.core.reading import Reading
-from data_recipes.readers import files, hub
-from data_recipes.readers.tables import Row, shown
-from safety_modules.sample import DataError, Sample, Turn
+from data_recipes.core.reading import RowReader
+from data_recipes.readers import hub
+from data_recipes.readers.recipe import choice, exchange, label_map
+from data_recipes.readers.table_row import TableRow
+from safety_modules.sample import Sample
 from safety_modules.taxonomy import CLEAN
 
 ABOUT = About(
@@ -26,35 +27,25 @@ ABOUT = About(
     paper="2405.03486",
     carve="train",
 )
-LABELS = {
-    "Hate": ("fairness", 2),
-    "Harassment": ("insults", 2),
-    "Violence": ("insults", 2),
-    "Self-Harm": ("illegal", 2),
-    "Sexual": ("illegal", 3),
-    "Shocking": ("illegal", 2),
-    "Illegal activity": ("illegal", 3),
-    "Deception": ("misleading", 2),
-    "Political": ("politics", 3),
-    "Health": ("misleading", 2),
-    "Public and personal health": ("misleading", 2),
-    "Spam": ("misleading", 1),
-}
+LABELS = label_map("""
+    fairness:2    Hate
+    insults:2     Harassment | Violence
+    illegal:3     Sexual | Illegal activity
+    illegal:2     Self-Harm | Shocking
+    misleading:2  Deception | Health | Public and personal health
+    misleading:1  Spam
+    politics:3    Political
+""")
 
 
-def samples(root: Path | str, split: str, reading: Reading) -> list[Sample]:
+def samples(root: Path | str, split: str, reader: RowReader) -> list[Sample]:
     """The images, each with a composed question and answer."""
+    texts = reader.texts
 
-    def convert(row: Row) -> list[Sample]:
+    def convert(row: TableRow) -> list[Sample]:
         images = hub.images(row.cells, "image")
-        verdict = files.text(row.cells, "safety_label", needed=True).lower()
-        if verdict not in ("safe", "unsafe"):
-            raise DataError(f"safety_label {shown(verdict)} must be Safe or Unsafe")
-        label = (CLEAN, 0) if verdict == "safe" else reading.label(LABELS, row.cells.get("category"))
-        turns = (
-            Turn("user", reading.texts.question(row.source)),
-            Turn("assistant", reading.texts.answer(*label, row.source)),
-        )
-        return [Sample(images, turns, *label, row.source)]
+        safe = choice(row, "safety_label", ("Safe", "Unsafe")) == "Safe"
+        label = (CLEAN, 0) if safe else reader.label(LABELS, row.cells.get("category"))
+        return [exchange(row, images, texts.question(row.source), texts.answer(*label, row.source), label)]
 
-    return reading.each(hub.rows(root, split, first=reading.stream), convert, root)
+    return reader.convert_rows(hub.read_rows(root, split, first=reader.stream), convert, root)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +67,14 @@ class SafePipeline:
         log: Callable[[dict], None] | None = None,
         eta: Eta | None = None,
     ) -> None:
-        """Make a pipeline of parts.
+        """Combine the parts of a pipeline.
 
         Args:
             policy: the default of the model's taxonomy where it is None.
             calibration: none where it is None.
             log: called with one record for each decision; see `decision_log.record`, and `JsonLines` for a file.
-            eta: evaluates and aligns the answers that the policy lets the model give. With `HeadRisk` as its pre-evaluator,
-                the head decides which are worth that; its evaluators read the policy's hint as a system message.
+            eta: evaluates and aligns the answers that the policy lets the model give. With `HeadRisk` as its
+                pre-evaluator the head decides which; its evaluators read the policy's hint as a system message.
         """
         self.model = model.eval()
         self.policy = policy or Policy.default(model.taxonomy)
@@ -97,8 +98,8 @@ class SafePipeline:
 
         Args:
             policy: a policy file; None for the folder's own, `safety/policy.yaml`, or the default where it has none.
-            merge: merge LoRA weights, where the folder holds them apart. Unmerged is slower, and the action "base" then gives
-                the base's own answers to the token.
+            merge: merge LoRA weights that are stored apart. Unmerged is slower, and the action "base" then gives the
+                base's own answers, token for token.
             eta: see `SafePipeline`.
             language_model: False leaves it out of memory; such a pipeline assesses and decides, and cannot answer.
         """
@@ -179,25 +180,24 @@ class SafePipeline:
         judged: Sequence[Judged],
         max_new_tokens: int = 256,
         language: str = "",
-        known: dict[int, str] | None = None,
+        known_answers: dict[int, str] | None = None,
         features: Sequence[dict[str, Tensor]] | None = None,
     ) -> list[SafeResult]:
         """Answer exchanges that are decided already; arguments as in `__call__`.
 
         Args:
-            known: number of an exchange -> its answer, where it need not be generated again.
+            known_answers: number of an exchange -> its answer, where it need not be generated again.
             features: see `answer`.
         """
-        answers, eta_results = dict(known or {}), {}
+        answers, eta_results = dict(known_answers or {}), {}
 
         def open_exchanges(*actions: str) -> list[int]:
             return [i for i, (_, decision) in enumerate(judged) if i not in answers and decision.action in actions]
 
         if self.eta is not None:
             numbers = open_exchanges("allow", "hint")
-            eta_results = dict(
-                zip(numbers, self._align(exchanges, judged, numbers, max_new_tokens, language, features))
-            )
+            aligned = self._align(self.eta, exchanges, judged, numbers, max_new_tokens, language, features)
+            eta_results = dict(zip(numbers, aligned))
             answers |= {i: result.answer for i, result in eta_results.items()}
         for actions in (("allow", "hint"), ("base",)):
             numbers, base = open_exchanges(*actions), actions == ("base",)
@@ -216,7 +216,8 @@ class SafePipeline:
         language: str = "",
         done: Callable[[SafeResult], None] | None = None,
     ) -> Iterator[str]:
-        """Answer one exchange piece by piece; what is yielded, joined, is the answer. See `Eta.stream` for ETA's pieces.
+        """Answer one exchange piece by piece; what is yielded, joined, is the answer. See `Eta.stream` for ETA's
+        pieces.
 
         Args:
             done: called at the end with the result; the others are as in `__call__`.
@@ -224,7 +225,8 @@ class SafePipeline:
         assessments, features = self.assess_with_features([messages])
         ((assessment, decision),) = self._decide(assessments, language)
         request = SafeRequest(messages, decision.hint, features[0])
-        pieces, eta_results = [], []
+        pieces: list[str] = []
+        eta_results: list[EtaResult] = []
         for piece in self._pieces(request, assessment, decision, max_new_tokens, language, eta_results.append):
             pieces.append(piece)
             yield piece
@@ -248,14 +250,13 @@ class SafePipeline:
         elif self.eta is None:
             yield from self._generator.stream(request, max_new_tokens)
         else:
-            risks, refusal = self._known_scores([assessment]), self._eta_refusal(decision, language)
-            exchange = _with_hint(request.messages, decision)
-            yield from self.eta.stream(
-                self._generator, exchange, request, risks and risks[0], max_new_tokens, refusal, done
-            )
+            risk = assessment.risk if isinstance(self.eta.pre, HeadRisk) else None
+            refusal, exchange = self._eta_refusal(self.eta, decision, language), _with_hint(request.messages, decision)
+            yield from self.eta.stream(self._generator, exchange, request, risk, max_new_tokens, refusal, done)
 
     def _align(
         self,
+        eta: Eta,
         exchanges: Sequence[Sequence[dict]],
         judged: Sequence[Judged],
         numbers: list[int],
@@ -264,22 +265,18 @@ class SafePipeline:
         features: Sequence[dict[str, Tensor]] | None,
     ) -> list[EtaResult]:
         """ETA's results for these exchanges; evaluators and generator read the policy's hint."""
-        return self.eta(
+        return eta(
             self._generator,
             [_with_hint(exchanges[i], judged[i][1]) for i in numbers],
             [SafeRequest(exchanges[i], judged[i][1].hint, features[i] if features else None) for i in numbers],
-            self._known_scores([judged[i][0] for i in numbers]),
+            [judged[i][0].risk for i in numbers] if isinstance(eta.pre, HeadRisk) else None,
             max_new_tokens,
-            lambda row: self._eta_refusal(judged[numbers[row]][1], language),
+            lambda row: self._eta_refusal(eta, judged[numbers[row]][1], language),
         )
 
-    def _known_scores(self, assessments: Sequence[Assessment]) -> list[float] | None:
-        """Scores of ETA's pre-evaluator, where that is the head."""
-        return [assessment.risk for assessment in assessments] if isinstance(self.eta.pre, HeadRisk) else None
-
-    def _eta_refusal(self, decision: Decision, language: str) -> str:
+    def _eta_refusal(self, eta: Eta, decision: Decision, language: str) -> str:
         """ETA's refusal: the policy's text where the decision names a risk."""
-        return self.eta.settings.refusal if decision.risk_type == CLEAN else self.policy.refusal(decision, language)
+        return eta.settings.refusal if decision.risk_type == CLEAN else self.policy.refusal(decision, language)
 
     def _encode(
         self,
@@ -288,11 +285,11 @@ class SafePipeline:
         safety_tokens: bool = True,
         features: Sequence[dict[str, Tensor]] | None = None,
     ) -> list[dict[str, Tensor]]:
-        rows = []
-        for i, (messages, hint) in enumerate(zip(exchanges, hints)):
-            options = {"safety_tokens": safety_tokens, "image_features": features[i] if features else None}
-            rows.append(self.model.processor.encode(messages, hint=hint, row=f"exchange {i}", **options))
-        return rows
+        encode = partial(self.model.processor.encode, safety_tokens=safety_tokens)
+        return [
+            encode(messages, hint=hint, row=f"exchange {i}", image_features=features[i] if features else None)
+            for i, (messages, hint) in enumerate(zip(exchanges, hints))
+        ]
 
     def _collate(self, rows: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
         batch = self.model.processor.collate(rows, side="left")

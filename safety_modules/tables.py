@@ -14,7 +14,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def terminal_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = False) -> Table:
-    """A table for `rich.console.Console().print`; with `numbers`, all columns but the first are aligned to the right."""
+    """A table for `rich.console.Console().print`; with `numbers`, all columns but the first are right-aligned."""
     table = Table(title=title)
     for place, name in enumerate(header):
         table.add_column(name, justify="right" if numbers and place else "left")

@@ -37,7 +37,7 @@ def model(base):
 
 @pytest.fixture
 def trained(base, model, tmp_path):
-    """A folder with safety modules and LoRA weights that differ from the start's, as stage 2 leaves it."""
+    """A folder of stage 2: safety modules and LoRA weights that are not the initial ones."""
     torch.manual_seed(2)
     adapted = get_peft_model(model.base, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"]))
     with torch.no_grad():
@@ -50,7 +50,7 @@ def trained(base, model, tmp_path):
     return tmp_path / "trained"
 
 
-OLD = 1_700_000_000  # seconds; a file that young has no hash in an index of features
+OLD = 1_700_000_000  # seconds; the index of features does not trust the time of a recent file
 
 
 @pytest.fixture
@@ -68,12 +68,12 @@ def images(tmp_path):
 
 @pytest.fixture
 def computed(monkeypatch):
-    """Images that the tower is asked for, in order."""
-    asked, real = [], store._entries
+    """Images that the vision tower encodes, in order."""
+    encoded, real = [], store.ImageBatches
 
-    def entries(model, images, *more):
-        asked.extend(images.values())
-        return real(model, images, *more)
+    def batches(processor, images, batch_size):
+        encoded.extend(images)
+        return real(processor, images, batch_size)
 
-    monkeypatch.setattr(store, "_entries", entries)
-    return asked
+    monkeypatch.setattr(store, "ImageBatches", batches)
+    return encoded

@@ -60,8 +60,8 @@ def show(result: Plan, config: TrainConfig, args: list[str]) -> None:
     steps = result.steps
     console.print(
         f"{steps.rows:,} rows, {steps.rows_of_step:,} in a step; {steps.per_epoch:,} steps in an epoch, "
-        f"{steps.total:,} in all\n{steps.checkpoints:,} checkpoints of {steps.checkpoint / GIB:.2f} GiB; with final/ at "
-        f"most {steps.disk / GIB:.2f} GiB at a time, {steps.free / GIB:.1f} GiB are free"
+        f"{steps.total:,} in all\n{steps.checkpoints:,} checkpoints of {steps.checkpoint / GIB:.2f} GiB; with final/ "
+        f"at most {steps.disk / GIB:.2f} GiB at a time, {steps.free / GIB:.1f} GiB are free"
     )
     if steps.disk > steps.free:
         console.print(f"The disk of {config.output} is too small: make room, or set trainer.save_total_limit to 1")
@@ -74,8 +74,8 @@ def show_speed(result: Plan) -> None:
     speed, console = result.speed, Console(highlight=False, soft_wrap=True)
     on = "this machine's CPU" if speed.device == "cpu" else speed.device
     console.print(
-        f"{speed.rows_per_second:.3g} rows per second with {speed.processes} process(es) on {on}: median of {speed.steps} "
-        f"steps; {speed.waiting:.0%} of the time waiting for data\n"
+        f"{speed.rows_per_second:.3g} rows per second with {speed.processes} process(es) on {on}: median of "
+        f"{speed.steps} steps; {speed.waiting:.0%} of the time waiting for data\n"
         f"{result.hours():.3g} hours to the end at this speed, without evaluations and checkpoints"
     )
     if speed.device == "cpu":

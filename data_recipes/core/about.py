@@ -13,10 +13,10 @@ class About:
         title: as its authors call it.
         published: hub name, repository or page.
         licence: as the publisher states it; "none stated" where there is none.
-        splits: that may be asked for.
+        splits: that can be read; empty where the data itself names them.
         paper: arXiv number, or "".
-        evaluation_only: why it is not to be trained on; "" where it may be.
-        carve: the split that "validation" is taken from, a tenth of its images, where the authors have none; or "".
+        evaluation_only: why it may not be trained on; "" where it may be.
+        carve: split that "validation" is taken from, a tenth of its images, if the authors have none; or "".
     """
 
     title: str

@@ -1,39 +1,66 @@
-"""Texts: questions and answers for rows that have none, composed of parts so that a model cannot learn one sentence by heart."""
+"""AnswerTexts: questions and answers for rows that have none, in many wordings so that none is learned by heart."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
-from data_recipes.core.splits import share
-from data_recipes.readers.tables import shown
+from data_recipes.core.splits import hash_fraction
+from safety_modules.config import ConfigError
+from safety_modules.config_reader import parse, read_yaml_file
+from safety_modules.errors import check_slots, nearest
 from safety_modules.sample import DataError
-from safety_modules.taxonomy import Taxonomy, nearest
+from safety_modules.taxonomy import Taxonomy
 
 FOLDER = Path(__file__).parents[1] / "texts"
 KINDS = ("safe", "careful", "limited", "refuse")  # of answers, by level
-KEYS = ("questions", "image", "text", "subjects", "reasons", "answers")
-UNKNOWN = re.compile(r"\{(?!(what|hint|reason)\})[^}]*\}?")
+SLOTS = ("what", "hint", "reason")
 
 
 @dataclass(frozen=True)
-class Texts:
+class LanguageFile:
+    """The parts of texts in one language, as its YAML holds them.
+
+    Attributes:
+        image, text: what an answer is about, such as "this image", for `{what}`.
+        questions: about an image.
+        answers: for each kind, the slots of an answer, of each of which one text is used.
+        reasons: risk type, or "any" -> texts for `{reason}`.
+        subjects: risk type -> noun phrase for `{hint}`, in place of the taxonomy's.
+    """
+
+    image: str
+    text: str
+    questions: list[str]
+    answers: dict[str, list[list[str]]]
+    reasons: dict[str, list[str]]
+    subjects: dict[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        slots = [slot for kind in KINDS for slot in self.answers.get(kind) or [[]]]
+        lists = [self.questions, self.reasons.get("any", []), *slots, *self.reasons.values()]
+        if not all(texts and all(text.strip() for text in texts) for texts in lists):
+            raise DataError(
+                f"questions, each slot of answers ({', '.join(KINDS)}) and reasons (one named any) must be texts, "
+                "at least one and none of them blank"
+            )
+        subjects = (self.subjects or {}).values()
+        for text in (self.image, self.text, *subjects, *(text for texts in lists for text in texts)):
+            check_slots(text, SLOTS, "texts", DataError)
+
+
+@dataclass(frozen=True)
+class AnswerTexts:
     """Questions about an image, and answers by type and level, in one language.
 
     A taxonomy's own `questions` and `answers` are used where it has them.
-
-    Attributes:
-        parts: what the language's file holds.
     """
 
     taxonomy: Taxonomy
-    parts: dict = field(repr=False)
+    parts: LanguageFile = field(repr=False)
 
     @classmethod
-    def of(cls, taxonomy: Taxonomy, language: str) -> Texts:
+    def load(cls, taxonomy: Taxonomy, language: str) -> AnswerTexts:
         """Args: language: name of a file of data_recipes/texts, or a path of the user's own.
 
         Raises:
@@ -41,90 +68,53 @@ class Texts:
         """
         name = str(language)  # YAML reads `no` as false
         path = Path(name).expanduser() if "/" in name or name.endswith(".yaml") else FOLDER / f"{name}.yaml"
-        known = sorted(file.stem for file in FOLDER.glob("*.yaml"))
         if not path.is_file():
+            names = sorted(file.stem for file in FOLDER.glob("*.yaml"))
             raise DataError(
-                f"language {language!r}; {nearest(name, known)}; or give the path of a file like {FOLDER}/en.yaml"
+                f"language {language!r}; {nearest(name, names)}; or give the path of a file like {FOLDER}/en.yaml"
             )
         try:
-            parts = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise DataError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}); correct it") from error
-        _check(path, parts)
-        return cls(taxonomy, parts)
+            return cls(taxonomy, parse(LanguageFile, read_yaml_file(path), str(path)))
+        except ConfigError as error:
+            raise DataError(f"{error}; see {FOLDER}/en.yaml") from error
 
     def question(self, key: str) -> str:
         """A question about an image, chosen by the hash of a key."""
-        return _choose(f"question {key}", self.taxonomy.questions or self.parts["questions"])
+        return _choose(f"question {key}", self.taxonomy.questions or self.parts.questions)
 
     def answer(self, risk_type: str, risk_level: int, key: str, image: bool = True) -> str:
         """An answer to an exchange of this label, chosen by the hash of a key.
 
-        Args: image: whether the exchange has one; without, the answer speaks of the request.
-            To a harmless request there is nothing to say in general: "".
+        Args:
+            image: whether the exchange has one; without, the answer is about the request, and one to a harmless request
+                is "", because it depends on what is asked.
         """
-        own = self.taxonomy.answers(risk_type, risk_level)
-        if own:
+        if own := self.taxonomy.answers(risk_type, risk_level):
             return _choose(f"answer {key}", own)
         if not risk_level and not image:
             return ""
-        slots = self.parts["answers"][self._kind(risk_level)]
+        parts = self.parts
+        slots = parts.answers[self._kind(risk_level)]
         sentence = " ".join(_choose(f"answer {place} {key}", slot) for place, slot in enumerate(slots))
-        reasons = self.parts["reasons"].get(risk_type) or self.parts["reasons"]["any"]
+        reasons = parts.reasons.get(risk_type) or parts.reasons["any"]
         hint = self.taxonomy.types[self.taxonomy.type_index(risk_type)].hint
-        subject = (self.parts.get("subjects") or {}).get(risk_type) or hint
-        for name, value in (
+        for slot, value in (
             ("{reason}", _choose(f"reason {key}", reasons)),
-            ("{what}", self.parts["image" if image else "text"]),
-            ("{hint}", subject),
+            ("{what}", parts.image if image else parts.text),
+            ("{hint}", (parts.subjects or {}).get(risk_type) or hint),
         ):
-            sentence = sentence.replace(name, value)
+            sentence = sentence.replace(slot, value)
         return sentence
 
     def _kind(self, risk_level: int) -> str:
-        """A level's kind of answer: by its name, or else by its place; the last one is refused, the first risky one warned of."""
+        """A level's kind of answer: by its name, else by its place; the first risky level warns, the last refuses."""
         name = self.taxonomy.level_names[risk_level]
         if name in KINDS:
             return name
-        top = len(self.taxonomy.levels) - 1
-        if risk_level in (0, top):
+        if risk_level in (0, len(self.taxonomy.levels) - 1):
             return "refuse" if risk_level else "safe"
         return "careful" if risk_level == 1 else "limited"
 
 
 def _choose(key: str, texts: tuple[str, ...] | list[str]) -> str:
-    return texts[int(share(key) * len(texts))]
-
-
-def _check(path: Path, parts: object) -> None:
-    """Refuse a language's file that lacks a part."""
-    if not isinstance(parts, dict):
-        raise DataError(f"{path}: must be a mapping with {', '.join(KEYS)}; see {FOLDER}/en.yaml")
-    for name in parts:
-        if name not in KEYS:
-            raise DataError(f"{path}: unknown key {name!r}; {nearest(str(name), list(KEYS))}")
-    maps = {name: parts.get(name) or {} for name in ("answers", "reasons", "subjects")}
-    for name, value in maps.items():
-        if not isinstance(value, dict):
-            raise DataError(f"{path}: {name} {shown(value)} must be a mapping; see {FOLDER}/en.yaml")
-    kinds = [maps["answers"].get(kind) for kind in KINDS]
-    slots = [slot for slots in kinds for slot in (slots if isinstance(slots, list) and slots else [None])]
-    lists = [parts.get("questions"), *slots, *maps["reasons"].values()]
-    if "any" not in maps["reasons"] or not all(_texts(item) for item in lists):
-        raise DataError(
-            f"{path}: questions, each slot of answers ({', '.join(KINDS)}) and reasons (one named any) must be texts"
-        )
-    names = [parts.get("image"), parts.get("text"), *maps["subjects"].values()]
-    if not all(isinstance(name, str) for name in names):
-        raise DataError(
-            f"{path}: image and text must say, and subjects may, what an answer is about, such as 'this image'"
-        )
-    for text in (*names, *(text for item in lists for text in item)):
-        if unknown := UNKNOWN.search(text):
-            raise DataError(
-                f"{path}: {text!r} has {unknown[0]!r}; a text may hold {{what}}, {{hint}} and {{reason}} alone"
-            )
-
-
-def _texts(item: object) -> bool:
-    return isinstance(item, list) and len(item) > 0 and all(isinstance(text, str) and text.strip() for text in item)
+    return texts[int(hash_fraction(key) * len(texts))]

@@ -1,4 +1,4 @@
-"""Held out: images that nothing may be trained on, known by their content, so that another name does not hide one."""
+"""Held-out images: nothing may be trained on them. They are known by their content, whatever a copy is called."""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ import numpy as np
 from PIL import Image
 
 from data_recipes.core.rows import Rows
+from data_recipes.readers.tables import read_csv
+from safety_modules.files import fresh_file
 from safety_modules.prompt.images import load_image
 from safety_modules.sample import DataError, ImageSource
 
-NEAR = 4  # of 64 bits: the same image saved again or resized differs by 0 to 2, different images of text by 6 and more
+NEAR_BITS = 4  # of 64: the same image saved again or resized differs by 0 to 2, different images of text by 6 and more
 HEADER = ("image", "split", "bytes", "sha256", "phash")
+NUMBERS = re.compile("[0-9]+ [0-9a-f]{64} ([0-9a-f]{16})?")
+REMEDY = "write the file with python -m data_recipes split"
 
 
 @dataclass(frozen=True)
-class Mark:
-    """What an image is known by.
+class Fingerprint:
+    """Hashes of an image's content.
 
     Attributes:
-        name: for messages.
-        split: that it belongs to.
-        size: of the file in bytes. sha256: of the file.
-        phash: perceptual hash, 64 bits; images that look alike differ in few of them. None where it was not made.
+        name, split: of the image.
+        size, sha256: of its file; the size in bytes.
+        phash: perceptual hash, 64 bits; images that look alike differ in few of them. None if not computed.
     """
 
     name: str
@@ -39,110 +42,115 @@ class Mark:
     phash: int | None = None
 
 
-@dataclass
-class HeldOut:
-    """Images not to be trained on."""
+@dataclass(frozen=True)
+class ImageBytes:
+    """An image in memory."""
 
-    marks: dict[str, Mark] = field(default_factory=dict)  # by sha256
+    data: bytes
+    name: str
+
+    def read_bytes(self) -> bytes:
+        """The image's file."""
+        return self.data
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass
+class HeldOutImages:
+    """Images not to be trained on. `fingerprints` is by SHA-256; `sizes` are those of the files."""
+
+    fingerprints: dict[str, Fingerprint] = field(default_factory=dict)
     sizes: set[int] = field(default_factory=set)
 
-    def add(self, marks: Iterable[Mark]) -> None:
-        """Hold these out, too."""
-        for mark in marks:
-            self.marks.setdefault(mark.sha256, mark)
-            self.sizes.add(mark.size)
+    def add(self, fingerprints: Iterable[Fingerprint]) -> None:
+        """Hold these out as well; of equal files the first is kept."""
+        for image in fingerprints:
+            self.fingerprints.setdefault(image.sha256, image)
+            self.sizes.add(image.size)
 
-    def exact(self, images: Iterable[ImageSource]) -> dict[ImageSource, Mark]:
-        """Images whose files are held out. Only files of the same size are read; a DataError where one cannot be."""
-        found = {}
-        for image in images if self.marks else ():
+    def exact_matches(self, images: Iterable[ImageSource]) -> dict[ImageSource, Fingerprint]:
+        """Images whose files are held out; a DataError where one cannot be read. Only files of an equal size are."""
+        matches = {}
+        for image in images if self.fingerprints else ():
             try:
                 if isinstance(image, Path) and os.path.getsize(image) not in self.sizes:
                     continue
-                mark = self.marks.get(hashlib.sha256(image.read_bytes()).hexdigest())
             except OSError as error:
-                raise DataError(f"{image}: cannot be read ({error}); check the file") from error
-            if mark:
-                found[image] = mark
-        return found
+                raise _unreadable(image, error) from error
+            if match := self.fingerprints.get(fingerprint(image, "").sha256):
+                matches[image] = match
+        return matches
 
-    def near(self, hashes: np.ndarray) -> list[tuple[int, Mark, int]]:
-        """Of (n,) perceptual hashes: place, the held-out image that looks the same, and how many bits they differ in."""
-        marks = [mark for mark in self.marks.values() if mark.phash is not None]
-        held = np.array([mark.phash for mark in marks], np.uint64)
-        found = []
+    def near_matches(self, hashes: np.ndarray) -> list[tuple[int, Fingerprint, int]]:
+        """For (n,) perceptual hashes with a match: place, nearest held-out image, and how many bits differ."""
+        candidates = [image for image in self.fingerprints.values() if image.phash is not None]
+        held = np.array([image.phash for image in candidates], np.uint64)
+        matches = []
         for place, value in enumerate(hashes if len(held) else ()):
-            distance = np.bitwise_count(held ^ value)
-            best = int(distance.argmin())
-            if distance[best] <= NEAR:
-                found.append((place, marks[best], int(distance[best])))
-        return found
+            bits = np.bitwise_count(held ^ value)
+            nearest = int(bits.argmin())
+            if bits[nearest] <= NEAR_BITS:
+                matches.append((place, candidates[nearest], int(bits[nearest])))
+        return matches
 
 
-def mark(image: ImageSource, split: str, perceptual: bool = False) -> Mark:
-    """The mark of an image; a DataError or ImageError where its file cannot be read."""
+def fingerprint(image: ImageSource, split: str, perceptual: bool = False) -> Fingerprint:
+    """The hashes of an image, the perceptual one on request; a DataError or ImageError if it cannot be read."""
     try:
         data = image.read_bytes()
     except OSError as error:
-        raise DataError(f"{image}: cannot be read ({error}); check the file") from error
-    phash = perceptual_hash(load_image(image)) if perceptual else None
-    return Mark(str(image.name), split, len(data), hashlib.sha256(data).hexdigest(), phash)
+        raise _unreadable(image, error) from error
+    phash = perceptual_hash(load_image(ImageBytes(data, str(image)))) if perceptual else None
+    return Fingerprint(str(image.name), split, len(data), hashlib.sha256(data).hexdigest(), phash)
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """64 bits that an image keeps when it is saved again or resized. Needs the package imagehash."""
+    """64 bits that hardly change when an image is saved again or resized."""
     import imagehash
 
     bits = imagehash.phash(image).hash.ravel()
     return int(np.packbits(bits).view(">u8")[0])
 
 
-def images(rows: Rows) -> dict[ImageSource, str]:
+def images_of(rows: Rows) -> dict[ImageSource, str]:
     """Every image of some rows, with the source of its first row."""
-    found: dict[ImageSource, str] = {}
+    images: dict[ImageSource, str] = {}
     for sample in rows:
         for image in sample.images:
-            found.setdefault(image, sample.source)
-    return found
+            images.setdefault(image, sample.source)
+    return images
 
 
-def write(path: Path, marks: Sequence[Mark]) -> None:
-    """A file of marks: it tells which images are held out without holding one."""
-    with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:  # names need not be UTF-8
-        writer = csv.writer(file)
-        writer.writerow(HEADER)
-        for row in marks:
-            writer.writerow(
-                (row.name, row.split, row.size, row.sha256, "" if row.phash is None else f"{row.phash:016x}")
-            )
+def write_fingerprints(path: Path, fingerprints: Sequence[Fingerprint]) -> None:
+    """Write a CSV that says which images are held out without holding any of them."""
+    with fresh_file(path) as work:
+        with open(work, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:  # names may be bytes
+            writer = csv.writer(file)
+            writer.writerow(HEADER)
+            for image in fingerprints:
+                phash = "" if image.phash is None else f"{image.phash:016x}"
+                writer.writerow((image.name, image.split, image.size, image.sha256, phash))
 
 
-def read(path: Path) -> list[Mark]:
-    """What `write` wrote, without the rows of the split "train".
+def read_fingerprints(path: Path) -> list[Fingerprint]:
+    """What `write_fingerprints` wrote, without the rows of the split "train".
 
     Raises:
-        DataError: the file is missing or is no such file; names the line.
+        DataError: the file is missing or is not such a file; names the line.
     """
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            lines = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{path}: cannot be read as held-out images ({error}); write it with data_recipes split"
-        ) from error
-    if not lines or tuple(lines[0]) != HEADER:
-        raise DataError(
-            f"{path}: must have the columns {', '.join(HEADER)}; write it with python -m data_recipes split"
-        )
-    marks = []
-    for number, line in enumerate(lines[1:], start=2):
-        try:
-            name, split, size, sha256, phash = line
-            if not re.fullmatch("[0-9a-f]{64}", sha256) or not re.fullmatch("([0-9a-f]{16})?", phash):
-                raise ValueError("a hash is cut off or changed")
-            marks.append(Mark(name, split, int(size), sha256, int(phash, 16) if phash else None))
-        except ValueError as error:
-            raise DataError(
-                f"{path}:{number}: {line!r} is not {', '.join(HEADER)} ({error}); write the file again"
-            ) from error
-    return [row for row in marks if row.split != "train"]
+    names, rows = read_csv(path)
+    if tuple(names) != HEADER:
+        raise DataError(f"{path}: must have the columns {', '.join(HEADER)}; {REMEDY}")
+    fingerprints = []
+    for row in rows:
+        name, split, size, sha256, phash = (str(row.cells.get(column, "")) for column in HEADER)
+        if row.fault or not NUMBERS.fullmatch(f"{size} {sha256} {phash}"):
+            raise DataError(f"{row.source}: {row.fault or 'a size or hash is cut off or changed'}; {REMEDY}")
+        fingerprints.append(Fingerprint(name, split, int(size), sha256, int(phash, 16) if phash else None))
+    return [image for image in fingerprints if image.split != "train"]
+
+
+def _unreadable(image: ImageSource, error: OSError) -> DataError:
+    return DataError(f"{image}: cannot be read ({error}); check the file")

@@ -1,4 +1,4 @@
-"""Reading: how the rows of a data set are labelled and filled, and what becomes of those that break a rule."""
+"""RowReader: how the rows of a data set become labelled samples, and what happens to rows that break a rule."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import TypeVar
 
 import numpy as np
 
-from data_recipes.core.answer_texts import Texts
+from data_recipes.core.answer_texts import AnswerTexts
 from data_recipes.core.rows import Label, Rows
 from data_recipes.readers.indexed_json import JsonRows
-from data_recipes.readers.tables import Row, shown
+from data_recipes.readers.table_row import TableRow, short_repr
+from safety_modules.errors import nearest
 from safety_modules.prompt.images import ImageError, load_image
 from safety_modules.sample import DataError, ImageSource, Sample
-from safety_modules.taxonomy import Taxonomy, TaxonomyError, nearest
+from safety_modules.taxonomy import Taxonomy, TaxonomyError
 
 logger = logging.getLogger(__name__)
 
@@ -25,25 +26,26 @@ BAD_ROWS = ("error", "skip")
 T = TypeVar("T")
 
 
-class LeftOut(Exception):
+class ExcludedRow(Exception):
     """A row that the user's own labels leave out."""
 
 
 @dataclass
-class Reading:
-    """One data set being read.
+class RowReader:
+    """Reads one data set.
 
     Attributes:
         taxonomy: categories and levels.
-        labels: category of the data set -> `type`, `type:level`, or None to leave its rows out; over the recipe's own map.
-        bad_rows: "error": a row that breaks a rule stops the reading. "skip": it is left out, and counted in `faults`.
-        open_images: count a row whose image cannot be decoded among the bad ones; else that is found when it is used.
+        labels: category of the data set -> `type`, `type:level`, or None to leave its rows out; overrides the recipe's.
+        bad_rows: "error": a row that breaks a rule is an error. "skip": it is left out, and counted in `faults`.
         language: of questions and answers that are composed.
         answers: whether each row needs one, to train a language model on; a head can do without.
-        stream: read a hub data set as a stream, no more than the first so many rows; None to fetch it whole.
-        every_label: refuse a category in `labels` that no row has.
-        faults: of the rows that were left out because they break a rule.
+        stream: read only this many rows, the first, of a hub data set; None to download it whole.
+        every_label: whether a category in `labels` that no row has is an error.
+        open_images: whether a row whose image cannot be decoded is a bad row; else it is an error when it is used.
+        faults: "source: reason" of the rows that were left out because they break a rule.
         left_out: how many rows `labels` left out.
+        texts: composed questions and answers.
     """
 
     taxonomy: Taxonomy
@@ -59,43 +61,43 @@ class Reading:
 
     def __post_init__(self) -> None:
         if self.bad_rows not in BAD_ROWS:
-            raise DataError(f"bad_rows {self.bad_rows!r}; {nearest(self.bad_rows, list(BAD_ROWS))}")
-        if not isinstance(self.labels, Mapping):
-            raise DataError(f"labels {self.labels!r} must map categories of the data set to types")
-        self.labels = {str(category): value for category, value in self.labels.items()}  # YAML reads 3 as a number
-        for category, value in self.labels.items():
-            if value is not None:
-                self._own(category)
-        self.texts = Texts.of(self.taxonomy, self.language)
-        self._used: set[str] = set()
-        self._seen: set[str] = set()
+            raise DataError(f"bad_rows {self.bad_rows!r}; {nearest(self.bad_rows, BAD_ROWS)}")
+        self.labels = {str(category): value for category, value in self.labels.items()}
+        self._own_labels = {_fold(name): (name, self._parse(name, value)) for name, value in self.labels.items()}
+        self.texts = AnswerTexts.load(self.taxonomy, self.language)
+        self._used_labels: set[str] = set()
+        self._categories: set[str] = set()  # of the rows
 
     def label(self, table: Mapping[str, Label], category: object) -> Label:
-        """The type and level of a category, by the user's labels or else the recipe's table. Capitals and signs do not count.
+        """The type and level of a category, by the user's labels or else the recipe's table.
+
+        Letters' case and all characters but letters and digits are ignored.
 
         Raises:
-            DataError: neither knows it.
-            LeftOut: the user's labels leave it out.
+            DataError: the category is in neither.
+            ExcludedRow: the user's labels leave it out.
         """
-        name = str(category)
-        self._seen.add(name)
-        own = next((key for key in self.labels if _fold(key) == _fold(name)), None)
-        if own is not None:
-            self._used.add(own)
-            return self._own(own)
-        known = {_fold(name): label for name, label in table.items()}
-        if _fold(name) not in known:
-            raise DataError(f"unknown category {shown(category)}; {nearest(name, list(table))}; or name it in `labels`")
-        return known[_fold(name)]
+        folded = _fold(category)
+        self._categories.add(str(category))
+        if folded in self._own_labels:
+            name, label = self._own_labels[folded]
+            self._used_labels.add(name)
+            if label is None:
+                raise ExcludedRow
+            return label
+        for name, label in table.items():
+            if _fold(name) == folded:
+                return label
+        raise DataError(f"unknown category {short_repr(category)}; {nearest(category, table)}; or name it in `labels`")
 
-    def knows(self, table: Mapping[str, Label], category: object) -> bool:
-        """Whether `label` would have a label for a category."""
-        return _fold(category) in {_fold(name) for name in (*self.labels, *table)}
+    def has_label(self, table: Mapping[str, Label], category: object) -> bool:
+        """Whether `label` finds a category."""
+        return _fold(category) in {*self._own_labels, *map(_fold, table)}
 
-    def _own(self, category: str) -> Label:
-        value = self.labels[category]
+    def _parse(self, category: str, value: object) -> Label | None:
+        """A value of the user's labels."""
         if value is None:
-            raise LeftOut
+            return None
         name, _, level = str(value).partition(":")
         if level and not level.isdecimal():
             raise DataError(f"labels: {category!r} -> {value!r} must be a type, or type:level such as privacy:2")
@@ -106,114 +108,109 @@ class Reading:
             raise DataError(f"labels: {category!r} -> {value!r}: {error}") from error
         return label
 
-    def each(self, rows: Iterable[Row], convert: Callable[[Row], Sequence[T]], where: object) -> list[T]:
-        """What `convert` makes of each row, one after another: samples, or tuples that begin with one.
+    def check_labels_used(self) -> None:
+        """Check that some row has each category of the user's labels."""
+        unused = [category for category in self.labels if category not in self._used_labels]
+        if unused and self.every_label:
+            names = nearest(unused[0], sorted(self._categories))
+            raise DataError(f"labels: no row has the category {unused[0]!r}; {names}")
+
+    def convert_rows(
+        self, rows: Iterable[TableRow], convert: Callable[[TableRow], Sequence[T]], place: object
+    ) -> list[T]:
+        """The samples of all rows.
 
         Args:
-            where: file or folder, for messages.
+            convert: builds the samples of a row, or tuples that begin with one.
+            place: file or folder, for messages.
 
         Raises:
-            DataError: rows break a rule, the first five of them; with "skip", only if every row does.
+            DataError: rows break a rule; names the first five. With "skip", only if every row does.
         """
-        found, faults, number = [], [], 0
+        samples, faults, count = [], [], 0
         for row in rows:
-            number += 1
+            count += 1
             try:
-                if row.fault:
-                    raise DataError(row.fault)
-                made = convert(row)
-                for sample in made:
-                    self._check(sample[0] if isinstance(sample, tuple) else sample)
-                found += made
-            except LeftOut:
+                samples += self._convert(row, convert)
+            except ExcludedRow:
                 self.left_out += 1
-            except (DataError, TaxonomyError) as error:
-                faults.append(f"{row.source}: {str(error).removeprefix(f'{row.source}: ')}")
-        self._report(faults, number, where)
-        return found
+            except DataError as error:
+                faults.append(str(error))
+        self._report(faults, count, place)
+        return samples
 
-    def _check(self, sample: Sample) -> None:
-        self.taxonomy.check(sample.risk_type, sample.risk_level)
-        if self.answers and not sample.answer:
-            raise DataError(
-                "has no answer to train a language model on; write one, or train the head alone (guard: true)"
-            )
-
-    def lazily(self, rows: JsonRows, convert: Callable[[Row], Sample], label: Label) -> Rows:
-        """Rows that all have one label, made when asked for; with "skip" each is made once now, to leave out the bad ones."""
+    def rows_on_demand(self, rows: JsonRows, convert: Callable[[TableRow], Sample], label: Label) -> Rows:
+        """Rows of one label, each built on access. With "skip" each is built once now, to leave out the bad ones."""
         self.taxonomy.check(*label)
 
         def read(place: int) -> Sample:
-            source = rows.source(place)
-            value = rows[place]
-            if not isinstance(value, dict):
-                raise DataError(f"{source}: is not an object; write one object for each row")
-            try:
-                sample = convert(Row(source, value))
-                self._check(sample)
-                return sample
-            except (DataError, TaxonomyError) as error:
-                raise DataError(f"{source}: {str(error).removeprefix(f'{source}: ')}") from error
+            return self._convert(rows.row(place), lambda row: [convert(row)])[0]
 
-        made = Rows(read, [label], np.zeros(len(rows), np.int32))
+        samples = Rows(read, [label], np.zeros(len(rows), np.int32))
         if self.bad_rows == "error":
-            return made
-        good, faults = [], []
+            return samples
+        faults = {}
         for place in range(len(rows)):
             try:
                 read(place)
-                good.append(place)
             except DataError as error:
-                faults.append(str(error))
-        self._report(faults, len(rows), rows.path)
-        return made.take(np.array(good, np.int64)) if faults else made
+                faults[place] = str(error)
+        return self._without(samples, faults, rows.path)
 
-    def readable(self, rows: Rows, where: object) -> Rows:
-        """The rows all of whose images can be decoded. Each image is opened, which takes its time for a large set."""
+    def decodable(self, rows: Rows, place: object) -> Rows:
+        """The rows all of whose images can be decoded. Opens each image, which takes its time for a large set."""
         images = list(dict.fromkeys(image for sample in rows for image in sample.images))
-        with ThreadPoolExecutor() as pool:  # decoding lets other threads run
-            faults = dict(filter(None, pool.map(_fault, images)))
-        if not faults:
-            return rows
-        good, lines = [], []
-        for place, sample in enumerate(rows):
-            found = [faults[image] for image in sample.images if image in faults]
-            lines += [f"{sample.source}: {found[0]}"] if found else []
-            good += [] if found else [place]
-        self._report(lines, len(rows), where)
-        return rows.take(np.array(good, np.int64))
+        with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
+            reasons = {image: reason for image, reason in zip(images, pool.map(_decoding_error, images)) if reason}
+        faults = {}
+        for number, sample in enumerate(rows if reasons else ()):
+            for image in sample.images:
+                if image in reasons:
+                    faults.setdefault(number, f"{sample.source}: {reasons[image]}")
+        return self._without(rows, faults, place)
 
-    def check_labels(self) -> None:
-        """Refuse labels of the user's that no row has."""
-        for category in self.labels if self.every_label else ():
-            if category not in self._used:
-                raise DataError(
-                    f"labels: no row has the category {category!r}; {nearest(category, sorted(self._seen))}"
-                )
+    def _convert(self, row: TableRow, convert: Callable[[TableRow], Sequence[T]]) -> Sequence[T]:
+        """The samples of one row, checked; every error begins with the row's source."""
+        try:
+            if row.fault:
+                raise DataError(row.fault)
+            samples = convert(row)
+            for item in samples:
+                sample = item[0] if isinstance(item, tuple) else item
+                self.taxonomy.check(sample.risk_type, sample.risk_level)
+                if self.answers and not sample.answer:
+                    remedy = "write one, or train the head alone (head_only: true)"
+                    raise DataError(f"has no answer to train a language model on; {remedy}")
+            return samples
+        except (DataError, TaxonomyError) as error:
+            raise DataError(f"{row.source}: {str(error).removeprefix(f'{row.source}: ')}") from error
 
-    def _report(self, faults: list[str], number: int, where: object) -> None:
+    def _without(self, rows: Rows, faults: Mapping[int, str], place: object) -> Rows:
+        """The rows without those at the places of faults, which are reported."""
+        self._report(list(faults.values()), len(rows), place)
+        return rows.take(np.delete(np.arange(len(rows)), list(faults))) if faults else rows
+
+    def _report(self, faults: list[str], count: int, place: object) -> None:
+        """Raise an error for bad rows, or log and count them."""
         if not faults:
             return
         more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-        if self.bad_rows == "error" or len(faults) == number:
-            raise DataError(
-                "\n".join([f"{where}: {len(faults)} of {number} rows cannot be used", *faults[:SHOWN], *more])
-            )
+        lines = "\n".join([*faults[:SHOWN], *more])
+        if self.bad_rows == "error" or len(faults) == count:
+            raise DataError(f"{place}: {len(faults)} of {count} rows cannot be used\n{lines}")
         self.faults += faults
-        logger.warning(
-            "%s: %d of %d rows are left out\n%s", where, len(faults), number, "\n".join([*faults[:SHOWN], *more])
-        )
+        logger.warning("%s: %d of %d rows are left out\n%s", place, len(faults), count, lines)
 
 
-def _fault(image: ImageSource) -> tuple[ImageSource, str] | None:
-    """An image that cannot be decoded, and why."""
+def _decoding_error(image: ImageSource) -> str:
+    """Why an image cannot be decoded, or ""."""
     try:
         load_image(image)
     except ImageError as error:
-        return image, str(error)
-    return None
+        return str(error)
+    return ""
 
 
-def _fold(category: str) -> str:
-    """A category's letters and digits, in small letters: publishers change the rest."""
-    return "".join(letter for letter in category.casefold() if letter.isalnum())
+def _fold(category: object) -> str:
+    """A category's letters and digits, in lower case: publishers change the rest."""
+    return "".join(character for character in str(category).casefold() if character.isalnum())

@@ -1,4 +1,4 @@
-"""Rows: samples of a data set, whose labels are known before any of them is made."""
+"""Rows: the samples of a data set, whose labels are known before any sample is built."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ Label = tuple[str, int]  # risk type and level
 
 
 class Rows(Sequence[Sample]):
-    """A sequence of samples. They may be made when asked for, as those of a file with a million rows are."""
+    """A sequence of samples, which may be built on access, as those of a file with a million rows are.
+
+    Attributes:
+        labels: each label once.
+        codes: (n,), for each row the place of its label in `labels`.
+    """
 
     def __init__(self, read: Callable[[int], Sample], labels: Sequence[Label], codes: np.ndarray) -> None:
-        """Args: read: the sample at a place. labels: each label once. codes: (n,), the place in `labels` of each row's."""
+        """Args: read: gives the sample at a place."""
         self._read, self.labels, self.codes = read, tuple(labels), codes
-        self._places: np.ndarray | None = None  # where rows that were taken stood
+        self._places: np.ndarray | None = None  # of `take`
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Rows:
-        """Samples that are there already."""
+        """Samples that are built already."""
         if isinstance(samples, Rows):
             return samples
-        found = [(sample.risk_type, sample.risk_level) for sample in samples]
-        labels = list(dict.fromkeys(found))
-        places = {label: place for place, label in enumerate(labels)}
-        return cls(samples.__getitem__, labels, np.array([places[label] for label in found], dtype=np.int32))
+        codes: dict[Label, int] = {}
+        of_rows = [codes.setdefault((sample.risk_type, sample.risk_level), len(codes)) for sample in samples]
+        return cls(samples.__getitem__, list(codes), np.array(of_rows, dtype=np.int32))
 
     @classmethod
     def join(cls, parts: Sequence[Rows]) -> Rows:
         """The rows of several data sets, one after another."""
         labels = list(dict.fromkeys(label for part in parts for label in part.labels))
-        codes = [
-            np.array([labels.index(label) for label in part.labels], np.int32)[part.codes]
-            for part in parts
-            if len(part)
-        ]
+        codes = [np.array([labels.index(x) for x in part.labels], np.int32)[part.codes] for part in parts if len(part)]
         ends = np.cumsum([len(part) for part in parts])
 
         def read(place: int) -> Sample:
@@ -58,7 +58,7 @@ class Rows(Sequence[Sample]):
         return self if self._places is None else self.take(np.unique(self._places, return_index=True)[1])
 
     def spread(self, limit: int | None) -> Rows:
-        """At most so many rows, evenly spread over all."""
+        """At most this many rows, spread evenly over all."""
         if limit is None or limit >= len(self):
             return self
         return self.take(np.arange(limit, dtype=np.int64) * len(self) // limit)

@@ -1,38 +1,38 @@
-"""Look: what there is to know of each image, found by opening it once."""
+"""ImageScan: what is known of each image after opening it once, and which images are duplicates."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 import warnings
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+from tqdm.contrib.concurrent import process_map
 
-from data_recipes.core.held_out import NEAR, Mark, perceptual_hash
+from data_recipes.core.held_out import NEAR_BITS, Fingerprint, ImageBytes, fingerprint, perceptual_hash
 from safety_modules.prompt.images import ImageError, load_image
 from safety_modules.sample import ImageSource
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".gif": "GIF"}
 SMALL, LARGE, LONG = 48, 20e6, 10  # shorter side in pixels, area in pixels, ratio of the sides
-BANDS = NEAR + 1  # hashes that differ in at most NEAR bits are alike in one of so many parts
+BANDS = NEAR_BITS + 1  # hashes that differ in at most NEAR_BITS bits are equal in at least one of the bands
 
 
 @dataclass(frozen=True)
-class Look:
+class ImageScan:
     """One image.
 
     Attributes:
-        source: the first row that names it. name: of its file.
+        source, name: the first row that names it, and the name of its file.
         fault: why it cannot be used, or "".
-        format, mode: as the file says, such as "JPEG" and "RGB". width, height: in pixels.
+        format, mode, width, height: as the file says, such as "JPEG", "RGB", 640 and 480 pixels.
         suspicions: what is odd about it.
-        mark: what it is known by; None where it cannot be used.
+        fingerprint: hashes of its content; None if it cannot be used.
     """
 
     source: str
@@ -43,98 +43,88 @@ class Look:
     width: int = 0
     height: int = 0
     suspicions: tuple[str, ...] = ()
-    mark: Mark | None = None
+    fingerprint: Fingerprint | None = None
 
 
-@dataclass(frozen=True)
-class _Held:
-    data: bytes
-    name: str
-
-    def read_bytes(self) -> bytes:
-        return self.data
-
-    def __str__(self) -> str:
-        return self.name
-
-
-def look(image: ImageSource, source: str) -> Look:
+def scan_image(image: ImageSource, source: str) -> ImageScan:
     """Open an image."""
     name = str(image.name)
     try:
-        data = image.read_bytes()
-        opened = load_image(_Held(data, name))
+        content = ImageBytes(image.read_bytes(), name)
+        opened = load_image(content)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # load_image has refused what is too large
-            header = Image.open(io.BytesIO(data))
+            warnings.simplefilter("ignore")  # an image that is too large is an error already
+            header = Image.open(io.BytesIO(content.data))
     except (OSError, UnidentifiedImageError, ImageError) as error:
-        reason = re.sub(r" <_io[^>]*>", "", " ".join(str(error).split()))  # an address in memory says nothing
-        return Look(source, name, fault=reason.removeprefix(f"{name}: "))
-    mark = Mark(name, "", len(data), hashlib.sha256(data).hexdigest(), perceptual_hash(opened))
-    width, height = opened.size
-    found = (header.format or "", header.mode, width, height)
-    return Look(source, name, "", *found, _suspicions(Path(name), *found), mark)
+        reason = re.sub(r" <_io[^>]*>", "", " ".join(str(error).split()))  # without an object's memory address
+        return ImageScan(source, name, fault=reason.removeprefix(f"{name}: "))
+    hashes = replace(fingerprint(content, ""), phash=perceptual_hash(opened))
+    kind, size = header.format or "", opened.size
+    return ImageScan(source, name, "", kind, header.mode, *size, _suspicions(Path(name).suffix, kind, *size), hashes)
 
 
-def look_all(images: dict[ImageSource, str], workers: int) -> Iterator[Look]:
-    """Open each image; files in so many processes, those that lie in tables in this one.
+def scan_images(images: dict[ImageSource, str], workers: int) -> list[ImageScan]:
+    """Open each image, with a progress bar.
 
-    Args: images: with the source of each.
+    Args:
+        images: with the source of each.
+        workers: processes that open files; images in tables are opened in this process.
     """
-    files = [(image, source) for image, source in images.items() if isinstance(image, Path)]
-    if files and workers > 1:
-        with ProcessPoolExecutor(workers) as pool:
-            yield from pool.map(look, *zip(*files), chunksize=16)
-    else:
-        yield from (look(image, source) for image, source in files)
-    yield from (look(image, source) for image, source in images.items() if not isinstance(image, Path))
+    files = {image: source for image, source in images.items() if isinstance(image, Path) and workers > 1}
+    bar = {"desc": "images", "leave": False}
+    scans = process_map(scan_image, files, files.values(), max_workers=workers, chunksize=16, **bar) if files else []
+    others = [(image, source) for image, source in images.items() if image not in files]
+    return scans + [scan_image(image, source) for image, source in tqdm(others, disable=not others, **bar)]
 
 
-def _suspicions(path: Path, kind: str, mode: str, width: int, height: int) -> tuple[str, ...]:
-    found = []
-    expected = FORMATS.get(path.suffix.lower())
-    if expected and expected != kind.replace("MPO", "JPEG"):  # MPO: a JPEG with more images behind it, as phones write
-        found.append(f"is named {path.suffix} and is a {kind}")
-    if min(width, height) < SMALL:
-        found.append(f"is {width} x {height} pixels, less than {SMALL} on a side")
-    if width * height > LARGE:
-        found.append(f"is {width} x {height} pixels, more than {LARGE / 1e6:.0f} million")
-    if max(width, height) > LONG * min(width, height):
-        found.append(f"is {width} x {height} pixels, more than {LONG} to 1")
-    return tuple(found)
+def _suspicions(suffix: str, kind: str, width: int, height: int) -> tuple[str, ...]:
+    size = f"is {width} x {height} pixels"
+    kinds = (kind, kind.replace("MPO", "JPEG"))  # MPO: a JPEG followed by more images, as phones write it
+    checks = {
+        f"is named {suffix} and is a {kind}": FORMATS.get(suffix.lower(), kind) not in kinds,
+        f"{size}, less than {SMALL} on a side": min(width, height) < SMALL,
+        f"{size}, more than {LARGE / 1e6:.0f} million": width * height > LARGE,
+        f"{size}, more than {LONG} to 1": max(width, height) > LONG * min(width, height),
+    }
+    return tuple(reason for reason, is_odd in checks.items() if is_odd)
 
 
-def same(looks: Iterable[Look]) -> list[list[Look]]:
-    """Groups of images whose files are the same, under several names."""
-    groups: dict[str, list[Look]] = {}
-    for seen in looks:
-        if seen.mark:
-            groups.setdefault(seen.mark.sha256, []).append(seen)
+def duplicates(scans: Iterable[ImageScan]) -> list[list[ImageScan]]:
+    """Groups of images whose files are equal, under several names."""
+    groups: dict[str, list[ImageScan]] = {}
+    for scan in scans:
+        if scan.fingerprint:
+            groups.setdefault(scan.fingerprint.sha256, []).append(scan)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def alike(looks: Iterable[Look]) -> list[tuple[Look, Look, int]]:
+def near_duplicates(scans: Iterable[ImageScan]) -> list[tuple[ImageScan, ImageScan, int]]:
     """Pairs of images that look the same and are not the same file, and how many bits of their hashes differ.
 
-    Images of one hash, such as empty ones, are paired with the first of them alone: a thousand are not half a million pairs.
+    Images of one hash, such as blank ones, are paired with the first of them alone: a thousand are not half a million
+    pairs.
     """
-    seen = list({look.mark.sha256: look for look in reversed(list(looks)) if look.mark}.values())[::-1]
-    hashes = np.array([look.mark.phash for look in seen], np.uint64)
+    first_of_file: dict[str, ImageScan] = {}
+    for scan in scans:
+        if scan.fingerprint:
+            first_of_file.setdefault(scan.fingerprint.sha256, scan)
+    images = list(first_of_file.values())
+    hashes = np.array([scan.fingerprint.phash for scan in images], np.uint64)
     values, first, codes = np.unique(hashes, return_index=True, return_inverse=True)
     pairs = {(int(first[code]), place, 0) for place, code in enumerate(codes) if first[code] != place}
     for group in _candidates(values):
-        for place, one in enumerate(group[:-1]):
-            rest = group[place + 1 :]
-            bits = np.bitwise_count(values[rest] ^ values[one])
-            for other, differ in zip(rest[bits <= NEAR].tolist(), bits[bits <= NEAR].tolist()):
-                pairs.add((*sorted((int(first[one]), int(first[other]))), differ))
-    return [(seen[one], seen[other], bits) for one, other, bits in sorted(pairs)]
+        for number, place in enumerate(group[:-1]):
+            others = group[number + 1 :]
+            bits = np.bitwise_count(values[others] ^ values[place])
+            for other, differ in zip(others[bits <= NEAR_BITS].tolist(), bits[bits <= NEAR_BITS].tolist()):
+                pairs.add((*sorted((int(first[place]), int(first[other]))), differ))
+    return [(images[one], images[other], bits) for one, other, bits in sorted(pairs)]
 
 
 def _candidates(values: np.ndarray) -> Iterator[np.ndarray]:
-    """Places of hashes that agree in one of the bands: two that are alike stand together in at least one group."""
+    """Places of hashes that are equal in one of the bands: each near pair is together in at least one group."""
     edges = np.linspace(0, 64, BANDS + 1).astype(int)
     for low, high in zip(edges, edges[1:]):
-        part = (values >> np.uint64(low)) & np.uint64(2 ** int(high - low) - 1)
-        order = np.argsort(part, kind="stable")
-        yield from (group for group in np.split(order, np.flatnonzero(np.diff(part[order])) + 1) if len(group) > 1)
+        band = (values >> np.uint64(low)) & np.uint64(2 ** int(high - low) - 1)
+        order = np.argsort(band, kind="stable")
+        yield from (group for group in np.split(order, np.flatnonzero(np.diff(band[order])) + 1) if len(group) > 1)

@@ -1,49 +1,65 @@
-"""Leaks: what a mixture is measured on, so that none of it is trained on."""
+"""Leaks: images to train on that a mixture is measured on, found by their content."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-from data_recipes.core import held_out
+import numpy as np
+
 from data_recipes.core.data_config import DataConfig
-from data_recipes.core.held_out import HeldOut
+from data_recipes.core.held_out import HeldOutImages, images_of, read_fingerprints
 from data_recipes.core.rows import Rows
-from data_recipes.inspection.survey import looks
+from data_recipes.inspection.image_scan import ImageScan, scan_images
 from safety_modules.taxonomy import Taxonomy
 
 
-@dataclass
-class Measured:
-    """The images that a mixture is measured on.
+class Leak(NamedTuple):
+    """An image to train on that is held out."""
 
-    Attributes:
-        held: their marks.
-        faults: "source: reason" of rows and images of the validation sources and test splits that cannot be used.
+    source: str
+    image: str
+    held_out: str  # name of the held-out image
+    split: str  # of the held-out image
+    bits: int  # of 64 in the perceptual hash that differ; 0 for the same file
+
+
+def held_out_images(config: DataConfig, taxonomy: Taxonomy, workers: int) -> tuple[HeldOutImages, list[str]]:
+    """The images that a mixture is measured on, and "source: reason" of rows and images that cannot be used.
+
+    They are those of the validation sources, of the training sources' test splits as far as they are on disk, and of
+    the files in `held_out`.
     """
-
-    held: HeldOut = field(default_factory=HeldOut)
-    faults: list[str] = field(default_factory=list)
-
-    def add(self, rows: Rows, split: str, workers: int) -> None:
-        """Hold the images of these rows out; each is opened once."""
-        for look in looks(held_out.images(rows), workers):
-            if look.mark:
-                self.held.add([replace(look.mark, split=split)])
-            else:
-                self.faults.append(f"{split} {look.source}: {look.name}: {look.fault}")
-
-
-def measured(config: DataConfig, taxonomy: Taxonomy, workers: int) -> Measured:
-    """Validation sources, the test splits of the training sources as far as they are on disk, and the files in `held_out`."""
-    found = Measured()
+    held, faults = HeldOutImages(), []
+    splits: list[tuple[str, Rows]] = []
     for source in config.validation:
-        rows, reading = replace(source, bad_rows="skip").read(config.root, taxonomy, training=False, open_images=False)
-        found.faults += [f"{source.recipe} {source.split} {fault}" for fault in reading.faults]
-        found.add(rows, f"{source.recipe} {source.split}", workers)
+        rows, reader = replace(source, bad_rows="skip").read(config.root, taxonomy, training=False, open_images=False)
+        faults += [f"{source.recipe} {source.split} {fault}" for fault in reader.faults]
+        splits.append((f"{source.recipe} {source.split}", rows))
     for source in config.train:
-        for split, rows in source.test_splits(config.root, taxonomy):
-            found.add(rows, split, workers)
+        splits += source.test_splits(config.root, taxonomy)
+    for split, rows in splits:
+        scans = scan_images(images_of(rows), workers)
+        held.add(replace(scan.fingerprint, split=split) for scan in scans if scan.fingerprint)
+        faults += [f"{split} {scan.source}: {scan.name}: {scan.fault}" for scan in scans if scan.fault]
     for name in config.held_out:
-        found.held.add(held_out.read(Path(name).expanduser()))
-    return found
+        held.add(read_fingerprints(Path(name).expanduser()))
+    return held, faults
+
+
+def find_leaks(scans: Sequence[ImageScan], held: HeldOutImages) -> list[Leak]:
+    """Images that are held out: the same file, or one that looks the same."""
+    usable = [scan for scan in scans if scan.fingerprint]
+    matches = {
+        place: (held.fingerprints[scan.fingerprint.sha256], 0)
+        for place, scan in enumerate(usable)
+        if scan.fingerprint.sha256 in held.fingerprints
+    }
+    for place, image, bits in held.near_matches(np.array([scan.fingerprint.phash for scan in usable], np.uint64)):
+        matches.setdefault(place, (image, bits))
+    return [
+        Leak(usable[place].source, usable[place].name, image.name, image.split, bits)
+        for place, (image, bits) in sorted(matches.items())
+    ]

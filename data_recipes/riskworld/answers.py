@@ -1,4 +1,4 @@
-"""Safe answers: a caution for level 1, a refusal for levels 2 and 3, composed from parts with the type's words.
+"""Safe answers: a caution for level 1, a refusal for levels 2 and 3, composed from templates and the words of the type.
 
 Every refusal contains one of `REFUSING`, every caution one of `CAUTIOUS`; a helpful answer contains none of them.
 """
@@ -77,9 +77,9 @@ REFUSE = (
 
 def safe(rng: random.Random, helpful: str, risk_type: str, risk_level: int) -> str:
     """The safe answer of a risky exchange: helpful with a caution at level 1, a refusal from level 2."""
-    topics, reasons, others = (rng.choice(part) for part in WORDS[risk_type])
+    topic, reason, other = (rng.choice(words) for words in WORDS[risk_type])
     template = rng.choice((CAUTIONS, LIMITED, REFUSE)[risk_level - 1])
-    text = template.format(topic=topics, reason=reasons, other=others)
+    text = template.format(topic=topic, reason=reason, other=other)
     return f"{helpful.removesuffix('.')}. {text}" if risk_level == 1 else text
 
 

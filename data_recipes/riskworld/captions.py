@@ -1,6 +1,6 @@
-"""Captions: what can truly be said of an image, in several wordings, and of which other images the same is true.
+"""Captions: true statements about an image, in several wordings, and which other images they are true of.
 
-A caption is true of every image that has the facts it needs, so that two images with one caption are never taught apart.
+A caption is true of every image that has the facts it needs: training never separates two images that share a caption.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ _OPENINGS = (
 _UNSAFE = ("unsafe content", "harmful content", "risky content", "dangerous content")
 _HARMLESS = ("harmless content", "safe content", "nothing unsafe", "no harmful content", "nothing risky")
 _SHOWS = ("the image shows {}", "the image contains {}", "a picture of {}", "there is {}", "{}", "{}.")
-# what lists of unsafe things name elsewhere: no image shows them, yet a list that holds them is still one of unsafe things
+# other unsafe things: no image shows them, but a list with them is still a list of unsafe things
 _FOREIGN = ("pornography", "violence", "physical harm", "a breach of privacy", "hate", "illegal acts", "weapons")
 _LISTS = (" such as ", ", such as ", " like ", ": ")
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A text, and those of an image's `facts` that it needs to be true."""
+    """A text, and the `facts` of an image that make it true."""
 
     text: str
     needs: frozenset[str]
 
 
 def facts(scene: Scene) -> frozenset[str]:
-    """All that captions can say of an image."""
-    found = {
+    """Everything that captions can say of an image."""
+    all_facts = {
         UNSAFE if scene.risk_level else HARMLESS,
         f"type {scene.risk_type}",
         f"kind {scene.kind}",
@@ -49,24 +49,24 @@ def facts(scene: Scene) -> frozenset[str]:
         f"count {scene.count}",
     }
     if scene.kind == "glyph" and scene.count == 1:
-        found.add(f"place {scene.place}")
-    return frozenset(found)
+        all_facts.add(f"place {scene.place}")
+    return frozenset(all_facts)
 
 
 def caption(rng: random.Random, scene: Scene, taxonomy: Taxonomy) -> Caption:
-    """A caption that is true of the image; one in twenty is a request's answer, which is true of none."""
+    """A caption that is true of the image; one in twenty is the answer to a request, which is true of no image."""
     chance = rng.random()
     if chance < 0.05:
         return _elsewhere(rng)
     if chance < 0.30:
         return _general(rng, scene, taxonomy)
     if chance < 0.65 and scene.risk_level:
-        return _of_type(rng, scene, taxonomy) if chance < 0.48 else _told(rng, scene)
+        return _of_type(rng, scene, taxonomy) if chance < 0.48 else _safe_sentence(rng, scene)
     return _description(rng, scene)
 
 
 def _general(rng: random.Random, scene: Scene, taxonomy: Taxonomy) -> Caption:
-    """Unsafe or harmless: with a list of examples, at times, whatever the type."""
+    """Unsafe or harmless; sometimes with a list of examples, whatever the type."""
     if not scene.risk_level:
         return Caption(f"{rng.choice(_OPENINGS)} {rng.choice(_HARMLESS)}", frozenset({HARMLESS}))
     text = f"{rng.choice(_OPENINGS)} {rng.choice(_UNSAFE)}"
@@ -91,8 +91,8 @@ def _topic(rng: random.Random, risk_type: str, taxonomy: Taxonomy) -> str:
     return rng.choice((*answers.WORDS[risk_type][0], hint, hint, risk_type))
 
 
-def _told(rng: random.Random, scene: Scene) -> Caption:
-    """A sentence of a caution or refusal, which speaks of the type."""
+def _safe_sentence(rng: random.Random, scene: Scene) -> Caption:
+    """A sentence of a caution or refusal, which is about the type."""
     text = answers.safe(rng, "it", scene.risk_type, rng.randint(1, 3)).removeprefix("it. ")
     return Caption(rng.choice(sentences(text)), frozenset({f"type {scene.risk_type}"}))
 
@@ -118,12 +118,12 @@ def _description(rng: random.Random, scene: Scene) -> Caption:
 
 
 def _elsewhere(rng: random.Random) -> Caption:
-    """A sentence of an answer to a request, which speaks of no image."""
-    shelf, unsafe = requests.REQUESTS[rng.choice(list(requests.REQUESTS))], rng.random() < 0.5
-    phrase = rng.choice(shelf.unsafe if unsafe else shelf.benign)
-    return Caption((requests.obey if unsafe else requests.assist)(phrase), frozenset({NEVER}))
+    """A sentence of an answer to a request, which is not about an image."""
+    phrases, unsafe = requests.REQUESTS[rng.choice(list(requests.REQUESTS))], rng.random() < 0.5
+    phrase = rng.choice(phrases.unsafe if unsafe else phrases.benign)
+    return Caption((requests.comply if unsafe else requests.assist)(phrase), frozenset({NEVER}))
 
 
 def sentences(text: str) -> list[str]:
     """The sentences of a text, each with its full stop."""
-    return [part.strip().rstrip(".") + "." for part in text.split(". ") if part.strip()]
+    return [sentence.strip().rstrip(".") + "." for sentence in text.split(". ") if sentence.strip()]

@@ -15,10 +15,10 @@ import random
 from dataclasses import dataclass
 
 from data_recipes.riskworld import answers, questions, requests
-from data_recipes.riskworld.scenes import OOD_PICTURES, Scene
+from data_recipes.riskworld.scenes import OOD_IMAGES, Scene
 from safety_modules.taxonomy import CLEAN
 
-# (share, image pool or None, unsafe request)
+# (fraction, image pool or None, unsafe request)
 MIX = (
     (0.25, "risky", False),
     (0.06, "risky", True),
@@ -29,7 +29,7 @@ MIX = (
     (0.055, None, True),
     (0.055, None, False),
 )
-REQUESTED = 0.08  # share of benign requests among the safe questions on an image
+REQUESTED = 0.08  # fraction of benign requests among the safe questions on an image
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Exchange:
         question, helpful, safe: texts; `safe` equals `helpful` when the exchange is clean.
         risk_type, risk_level: the label.
         text_type: type of the text alone.
-        ood: what is unlike training: a name of `OOD_PICTURES`, "wording", or None.
+        ood: what differs from training: a name of `OOD_IMAGES`, "wording", or None.
     """
 
     scene: Scene | None
@@ -87,15 +87,15 @@ def exchange(seed: int, split: str, index: int) -> Exchange:
 
     Args:
         seed: of the whole world.
-        split: "train", "validation", "test" or "ood"; any other name draws anew what "train" draws from.
+        split: "train", "validation", "test" or "ood"; any other name draws other rows of the kind of "train".
         index: from 0.
     """
     rng = random.Random(f"{seed}/{split}/{index}")
-    _, pool, unsafe = rng.choices(MIX, weights=[share for share, _, _ in MIX])[0]
+    _, pool, unsafe = rng.choices(MIX, weights=[fraction for fraction, _, _ in MIX])[0]
     ood = None
     if split == "ood":
-        ood = rng.choice((*OOD_PICTURES, "wording")) if pool else "wording"
-    scene = Scene.sample(rng, pool, ood if ood in OOD_PICTURES else None) if pool else None
+        ood = rng.choice((*OOD_IMAGES, "wording")) if pool else "wording"
+    scene = Scene.sample(rng, pool, ood if ood in OOD_IMAGES else None) if pool else None
     text_type, kind, question, helpful = _text(rng, split, scene, unsafe, held_out=ood == "wording")
     risk_type, risk_level = label(scene, text_type)
     safe = answers.safe(rng, helpful, risk_type, risk_level) if risk_level else helpful
@@ -110,7 +110,7 @@ def _text(
     if unsafe:
         risk_type = scene.risk_type if scene and scene.risk_type != CLEAN else rng.choice(list(requests.REQUESTS))
         phrase, question = rng.choice(requests.choices(source, risk_type, unsafe=True))
-        return risk_type, "unsafe", question, requests.obey(phrase)
+        return risk_type, "unsafe", question, requests.comply(phrase)
     if scene is None or rng.random() < REQUESTED:
         phrase, question = rng.choice(requests.choices(source, rng.choice(list(requests.REQUESTS)), unsafe=False))
         return CLEAN, "request", question, requests.assist(phrase)

@@ -1,6 +1,6 @@
-"""System messages that the base model follows: hints of a risk in many wordings, and plain ones.
+"""System messages that the base model follows: hints at a risk in many wordings, and plain ones.
 
-A real LLaVA refuses when a system message tells it to; by itself it does not.
+A real LLaVA refuses when a system message asks it to; without one it does not.
 """
 
 from __future__ import annotations
@@ -44,15 +44,17 @@ PLAIN = (
 
 
 def hint(rng: random.Random, taxonomy: Taxonomy, risk_type: str, risk_level: int) -> str:
-    """A system message that asks for the safe answer of that type and level; one in three is the taxonomy's own."""
+    """A system message that asks for the safe answer of a type and level; one in three is the taxonomy's own."""
     if rng.random() < 1 / 3:
         return taxonomy.hint(risk_type, risk_level)
     noun = rng.choice(WORDS[risk_type][0] + (taxonomy.types[taxonomy.type_index(risk_type)].hint,))
     serious = "serious " if risk_level == 3 and rng.random() < 0.6 else ""
     text = f"{rng.choice(_SUBJECTS)} {rng.choice(_VERBS)} {serious}{noun}. {rng.choice(_ORDERS[risk_level - 1])}"
-    return text if rng.random() < 0.5 else ". ".join(part[:1].upper() + part[1:] for part in text.split(". "))
+    return (
+        text if rng.random() < 0.5 else ". ".join(sentence[:1].upper() + sentence[1:] for sentence in text.split(". "))
+    )
 
 
 def plain(rng: random.Random) -> str:
-    """A system message that says nothing of a risk."""
+    """A system message that does not mention a risk."""
     return rng.choice(PLAIN)

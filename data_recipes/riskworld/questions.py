@@ -37,12 +37,18 @@ QUESTIONS = {
         ("is a frame around it?", "tell me if there is a frame."),
     ),
 }
-_PLURALS = {"leaf": "leaves", "fish": "fish", "tissue box": "tissue boxes", "ballot box": "ballot boxes", "thumb up": "thumbs up",
-            "thumb down": "thumbs down"}  # fmt: skip
+_PLURALS = {
+    "leaf": "leaves",
+    "fish": "fish",
+    "tissue box": "tissue boxes",
+    "ballot box": "ballot boxes",
+    "thumb up": "thumbs up",
+    "thumb down": "thumbs down",
+}
 
 
 def kinds(scene: Scene) -> list[str]:
-    """The kinds of question that fit an image."""
+    """The kinds of question that can be asked about an image."""
     if scene.kind == "word":
         return ["colour", "name", "describe", "read", "frame"]
     return ["colour", "count", "name", "describe", "frame"] + (["place"] if scene.count == 1 else [])

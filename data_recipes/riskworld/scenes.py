@@ -1,16 +1,15 @@
 """Scene: what one 64x64 image shows, and how it is drawn.
 
-An image shows either one large pictogram, or two copies of it side by side or stacked, or one written word.
-
-The level rubric, which a viewer can see:
+An image shows one large pictogram, or two copies of it side by side or stacked, or one written word. The visible
+rubric of its level:
 
 | level | image                                              |
-|-------|------------------------------------------------------|
-| 1     | a single pictogram, or a word alone                  |
-| 2     | two pictograms, or a word that is underlined         |
+|-------|----------------------------------------------------|
+| 1     | a single pictogram, or a word alone                |
+| 2     | two pictograms, or a word that is underlined       |
 | 3     | a solid frame around the image, whatever the count |
 
-Clean images have two pictograms, underlines and frames at the same rates, so the rubric alone says nothing about risk.
+Clean images have two pictograms, underlines and frames at the same rates: the rubric alone does not reveal the risk.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from PIL import Image, ImageDraw
 from data_recipes.riskworld import words
 from data_recipes.riskworld.pictograms import backgrounds, pen
 from data_recipes.riskworld.pictograms.backgrounds import SIZE
-from data_recipes.riskworld.pictograms.glyphs import GLYPHS
-from data_recipes.riskworld.words import WORDS
+from data_recipes.riskworld.pictograms.glyphs import GLYPHS, Glyph
+from data_recipes.riskworld.words import WORDS, Word
 
 SCALE = 3  # supersampling of outlines
 
@@ -39,7 +38,7 @@ COLOURS = {
     "black": (25, 25, 25),
 }
 PLACES = {"left": 20.5, "middle": 32.0, "right": 43.5}
-OOD_PICTURES = ("variant", "background", "rotation", "noise", "jpeg")
+OOD_IMAGES = ("variant", "background", "rotation", "noise", "jpeg")
 _FRAME = (60, 60, 60)
 _STYLES = {style.name: style for style in pen.TRAIN_STYLES + pen.HELD_OUT_STYLES}
 
@@ -56,9 +55,9 @@ class Scene:
         place: "left", "middle" or "right" for a single pictogram, else "middle".
         underline: the word is underlined.
         frame: there is a frame.
-        style: how the pictogram or word is drawn.
+        style: name of the way in which the pictogram or word is drawn.
         background: a name of `backgrounds.TRAIN` or `backgrounds.HELD_OUT`.
-        ood: a name of `OOD_PICTURES`, or None.
+        ood: a name of `OOD_IMAGES`, or None.
         jitter: seed of everything else (sizes, angles, tints).
     """
 
@@ -81,16 +80,15 @@ class Scene:
         Args:
             rng: source of every choice.
             pool: "risky", "look_alike" or "neutral".
-            ood: a name of `OOD_PICTURES` for an image unlike the training ones.
+            ood: a name of `OOD_IMAGES` for an image unlike the training ones.
         """
         kind = "word" if rng.random() < 0.3 else "glyph"
         twice = rng.random() < 0.5
-        shelf, styles = (WORDS, words) if kind == "word" else (GLYPHS, pen)
-        drawn = styles.HELD_OUT_STYLES if ood == "variant" else styles.TRAIN_STYLES
-        style = rng.choice(drawn)
+        subjects, module = (WORDS, words) if kind == "word" else (GLYPHS, pen)
+        style = rng.choice(module.HELD_OUT_STYLES if ood == "variant" else module.TRAIN_STYLES)
         return cls(
             kind=kind,
-            name=_name(rng, shelf, pool),
+            name=_name(rng, subjects, pool),
             colour=rng.choice(list(COLOURS)),
             count=2 if twice and kind == "glyph" else 1,
             place=rng.choice(list(PLACES)) if kind == "glyph" and not twice else "middle",
@@ -103,7 +101,7 @@ class Scene:
         )
 
     @property
-    def subject(self) -> object:
+    def subject(self) -> Glyph | Word:
         """The `Glyph` or `Word` that is shown."""
         return WORDS[self.name] if self.kind == "word" else GLYPHS[self.name]
 
@@ -119,12 +117,12 @@ class Scene:
 
     @property
     def degree(self) -> int:
-        """What the rubric shows, risky or not: 1, 2 or 3."""
+        """Level by the rubric, whether the image is risky or not: 1, 2 or 3."""
         return 3 if self.frame else 2 if self.count == 2 or self.underline else 1
 
     @property
     def look_alike(self) -> bool:
-        """Benign, and resembles a risky image."""
+        """Whether the image is benign and resembles a risky one."""
         return self.risk_type == "clean" and self.subject.twin is not None
 
     def draw(self) -> Image.Image:
@@ -162,22 +160,17 @@ class Scene:
             centres = [(32 + 3 * jitter[0], y) for y in (17.5, 46.5)]
         mask = Image.new("L", (SIZE, SIZE), 0)
         side = round(2.8 * half * SCALE)
-        tool = pen.Pen(
-            (side, side),
-            (side / 2, side / 2),
-            (half * SCALE * stretch, half * SCALE / stretch),
-            angle,
-            _STYLES[self.style],
-        )
-        GLYPHS[self.name].draw(tool)
-        stamp = tool.mask.reduce(SCALE)
+        scale = (half * SCALE * stretch, half * SCALE / stretch)
+        glyph_pen = pen.Pen((side, side), (side / 2, side / 2), scale, angle, _STYLES[self.style])
+        GLYPHS[self.name].draw(glyph_pen)
+        stamp = glyph_pen.mask.reduce(SCALE)
         for x, y in centres:
             mask.paste(stamp, (round(x - stamp.width / 2), round(y - stamp.height / 2)), stamp)
         return mask
 
     def _word(self, rng: random.Random, angle: float) -> Image.Image:
         text = rng.choice((self.name, self.name, self.name.upper()))
-        stamp = words.written(text, self.style)
+        stamp = words.draw_word(text, self.style)
         width = min(rng.uniform(50, 56), 15.0 * len(text))
         height = min(max(width * stamp.height / stamp.width * rng.uniform(0.95, 1.25), 15), 28)
         stamp = stamp.resize((round(width), round(height)), Image.Resampling.BOX if self.style != "pixel" else None)
@@ -190,12 +183,9 @@ class Scene:
         return mask.rotate(angle / 1.5, Image.Resampling.BILINEAR)
 
 
-def _name(rng: random.Random, shelf: dict, pool: str) -> str:
-    """A subject of the pool; risky ones are drawn evenly over types."""
+def _name(rng: random.Random, subjects: dict[str, Glyph] | dict[str, Word], pool: str) -> str:
+    """The name of a subject of the pool; risky ones are drawn evenly over types."""
     if pool == "risky":
-        wanted = [s.name for s in shelf.values() if s.risk_type != "clean"]
-    else:
-        wanted = [
-            s.name for s in shelf.values() if s.risk_type == "clean" and (s.twin is not None) == (pool == "look_alike")
-        ]
-    return rng.choice(wanted)
+        return rng.choice([name for name, subject in subjects.items() if subject.risk_type != "clean"])
+    benign = [subject for subject in subjects.values() if subject.risk_type == "clean"]
+    return rng.choice([subject.name for subject in benign if (subject.twin is not None) == (pool == "look_alike")])

@@ -1,4 +1,4 @@
-"""The written words: per risk type two neutral risky words, each with a benign look-alike, and a few more benign ones."""
+"""The written words: two risky ones of each risk type, each with a benign look-alike, and other benign ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SIZE = 72  # font size in pixels of the drawing that is then scaled
 
 @dataclass(frozen=True)
 class Word:
-    """One word. `risk_type` is "clean" for a benign one; `twin` is the word that it resembles, None for a neutral one."""
+    """One word. `risk_type` is "clean" for a benign one; `twin` is the word that it resembles, or None."""
 
     name: str
     risk_type: str
@@ -47,13 +47,8 @@ WORDS = (
 
 
 @lru_cache(maxsize=512)
-def written(text: str, style: str) -> Image.Image:
-    """The text as a tight mask (mode L), in Pillow's own fonts.
-
-    Args:
-        text: what to write.
-        style: one of `TRAIN_STYLES` or `HELD_OUT_STYLES`.
-    """
+def draw_word(text: str, style: str) -> Image.Image:
+    """The text as a tight mask (mode L), in Pillow's own fonts and a style of `TRAIN_STYLES` or `HELD_OUT_STYLES`."""
     if style == "pixel":
         font, bold = ImageFont.load_default_imagefont(), 0
     else:

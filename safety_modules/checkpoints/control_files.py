@@ -1,4 +1,4 @@
-"""Calibration and policy beside the weights that they were made for: `safety/calibration.json`, `safety/policy.yaml`."""
+"""Calibration and policy beside the weights that they belong to: `safety/calibration.json`, `safety/policy.yaml`."""
 
 from __future__ import annotations
 
@@ -21,19 +21,17 @@ CALIBRATION, POLICY = "calibration.json", "policy.yaml"
 def save_calibration(calibration: Calibration, folder: str | Path, about: dict) -> None:
     """Write `folder/safety/calibration.json`, bound to the head's weights there.
 
-    Args:
-        about: plain values for a reader: the data set, the numbers before and after.
+    Args: about: plain values for a reader: the data set, the numbers before and after.
     """
-    folder = Path(folder)
     data = {"format": FORMAT, "head": head_digest(folder), "about": about, "calibration": calibration.to_dict()}
-    write_text(folder / SAFETY / CALIBRATION, json.dumps(data) + "\n")
+    write_text(Path(folder) / SAFETY / CALIBRATION, json.dumps(data) + "\n")
 
 
 def load_calibration(folder: str | Path, taxonomy: Taxonomy) -> Calibration:
     """The folder's calibration; the identity where it has none.
 
     Raises:
-        CheckpointError: it was made for other weights of the head.
+        CheckpointError: it belongs to other weights of the head.
         CalibrationError: it does not fit the taxonomy.
     """
     path = Path(folder) / SAFETY / CALIBRATION
@@ -42,7 +40,7 @@ def load_calibration(folder: str | Path, taxonomy: Taxonomy) -> Calibration:
     data = read_json(path)
     if data.get("head") != head_digest(folder):
         raise CheckpointError(
-            f"{path}: was made for other weights of the head; run `safety-modules calibrate` again, or delete the file"
+            f"{path}: belongs to other weights of the head; run `safety-modules calibrate` again, or delete the file"
         )
     return Calibration.from_dict(data.get("calibration"), taxonomy)
 
@@ -50,27 +48,27 @@ def load_calibration(folder: str | Path, taxonomy: Taxonomy) -> Calibration:
 def load_policy(
     folder: str | Path, taxonomy: Taxonomy, calibration: Calibration, path: str | Path | None = None
 ) -> Policy:
-    """A policy file, read with a calibration; without a path the folder's own, and the default where it has none."""
+    """A policy file, read with a calibration; without a path the folder's own, or the default where it has none."""
     own = Path(folder) / SAFETY / POLICY
     chosen = path or (own if own.is_file() else None)
     return Policy.from_yaml(chosen, taxonomy, calibration) if chosen else Policy.default(taxonomy)
 
 
 def save_policy(path: str | Path, folder: str | Path) -> None:
-    """Make a policy file the folder's own, `folder/safety/policy.yaml`; read it with `Policy.from_yaml` first."""
+    """Make a policy file the folder's own, `folder/safety/policy.yaml`; check it with `Policy.from_yaml` first."""
     write_text(Path(folder) / SAFETY / POLICY, Path(path).read_text(encoding="utf-8"))
 
 
 def copy_control(source: str | Path, target: str | Path) -> None:
     """Copy calibration and policy from one folder's `safety/` to another's, but only where the head is the same."""
-    source, target = Path(source) / SAFETY, Path(target) / SAFETY
-    names = [name for name in (CALIBRATION, POLICY) if (source / name).is_file()]
-    if CALIBRATION in names and head_digest(source.parent) != head_digest(target.parent):
+    names = [name for name in (CALIBRATION, POLICY) if (Path(source) / SAFETY / name).is_file()]
+    if CALIBRATION in names and head_digest(source) != head_digest(target):
         logger.warning(
-            "%s: the head has other weights than %s, so calibration and policy are not copied; run `safety-modules calibrate`",
+            "%s: the head has other weights than that of %s, so calibration and policy are not copied; run "
+            "`safety-modules calibrate`",
             target,
             source,
         )
         return
     for name in names:
-        shutil.copyfile(source / name, target / name)
+        shutil.copyfile(Path(source) / SAFETY / name, Path(target) / SAFETY / name)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import cast
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from safety_modules.checkpoints.control_files import copy_control
 from safety_modules.checkpoints.format import CheckpointError, read_meta
@@ -16,7 +16,7 @@ from safety_modules.checkpoints.merge_report import Unmerged
 from safety_modules.checkpoints.model_card import model_card
 from safety_modules.checkpoints.save import save_safety
 from safety_modules.config import ConfigError
-from safety_modules.files import fresh_folder
+from safety_modules.files import fresh_folder, write_text
 from safety_modules.model.safe_vlm import SafeVLM
 
 PAD_ROWS = 64  # the embedding's rows are a multiple of this, as in the llava-hf folders
@@ -30,21 +30,18 @@ def export(
     overwrite: bool = False,
     check: bool = True,
 ) -> Path:
-    """Write a release: LoRA merged, safety tokens as vocabulary rows, processor, `safety/` whole, and a model card.
+    """Write an ordinary folder in the llava-hf layout, which transformers, vLLM and others load without our code.
 
-    The result is an ordinary LLaVA folder in the llava-hf layout; transformers, vLLM and others load it without our code.
+    It has LoRA merged, safety tokens as vocabulary rows, the processor, `safety/` and a model card.
 
     Args:
         folder: what training wrote.
         output: the new folder; it appears whole or not at all.
         base: another place of the base model, where it has moved.
         dtype: of the written base weights.
-        overwrite: replace `output` if it is there.
-        check: compare logits before and after merging; the numbers are in the card and in `safety/merge.json`. Loads the base
-            once more, twice where it was quantised, one after the other.
-
-    Returns:
-        The output folder.
+        overwrite: replace `output` if it exists.
+        check: compare logits before and after merging; the numbers are in the card and in `safety/merge.json`. Loads
+            the base once more, twice where it was quantised, one after the other.
 
     Raises:
         CheckpointError, ConfigError: the folder is incomplete, `output` exists, or the base ties its embeddings.
@@ -58,14 +55,13 @@ def export(
     write_token_rows(model)
     model.base.generation_config.suppress_tokens = model.placeholders()
     with fresh_folder(output) as work:
-        model.base.save_pretrained(work)
-        _hub_layout(work)
+        model.base.save_pretrained(work, state_dict=_hub_weights(model.base))
         model.processor.save_pretrained(work)
         save_safety(model, work, base=".")
         copy_control(folder, work)
         if report:
             report.write(work)
-        (work / "README.md").write_text(model_card(model, origin, report), encoding="utf-8")
+        write_text(work / "README.md", model_card(model, origin, report))
     return Path(output)
 
 
@@ -73,11 +69,11 @@ def export(
 def write_token_rows(model: SafeVLM) -> None:
     """Give each safety token its row in the base's embedding and output layer, in place.
 
-    The output rows are the mean of the vocabulary's: such a logit never exceeds the highest of the others, so greedy decoding
-    cannot emit a placeholder even where a server ignores `suppress_tokens`.
+    The output rows are the mean of the vocabulary's: such a logit never exceeds the highest of the others, so greedy
+    decoding cannot emit a placeholder even where a server ignores `suppress_tokens`.
 
     Raises:
-        ConfigError: the base ties its embeddings, where both rows cannot be had.
+        ConfigError: the base ties its embeddings, so input and output rows cannot differ.
     """
     ids = model.processor.safety_ids
     if not ids:
@@ -87,29 +83,16 @@ def write_token_rows(model: SafeVLM) -> None:
         raise ConfigError(
             "the base ties input and output embeddings, so its safety tokens cannot be exported; untie them first"
         )
-    rows = base.get_input_embeddings().weight.shape[0]
-    if ids[-1] >= rows:
+    if ids[-1] >= cast(nn.Embedding, base.get_input_embeddings()).weight.shape[0]:
         base.resize_token_embeddings(ids[-1] + 1, pad_to_multiple_of=PAD_ROWS, mean_resizing=False)
-    embedding, output = base.get_input_embeddings().weight, base.get_output_embeddings().weight
+    embedding = cast(nn.Embedding, base.get_input_embeddings()).weight
+    output = cast(nn.Linear, base.get_output_embeddings()).weight
     mean = output[: ids[0]].float().mean(0)
     embedding[ids] = model.safety.llm_tokens.weight.to(embedding.dtype)
     output[ids[0] :] = mean.to(output.dtype)
 
 
-def _hub_layout(folder: Path) -> None:
-    """Rename the vision tower's keys to those of llava-hf folders, which every server knows."""
-
-    def renamed(key: str) -> str:
-        new = "vision_tower.vision_model."
-        return key if new in key else key.replace("vision_tower.", new, 1)
-
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-            tensors = {renamed(key): file.get_tensor(key) for key in file.keys()}
-        save_file(tensors, path, metadata=metadata)
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        data = json.loads(index.read_text(encoding="utf-8"))
-        data["weight_map"] = {renamed(key): name for key, name in data["weight_map"].items()}
-        index.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+def _hub_weights(base: PreTrainedModel) -> dict[str, Tensor]:
+    """The base's weights by the keys of llava-hf folders, which every server knows."""
+    old, new = "vision_tower.", "vision_tower.vision_model."
+    return {key if new in key else key.replace(old, new, 1): value for key, value in base.state_dict().items()}

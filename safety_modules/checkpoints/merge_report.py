@@ -1,4 +1,4 @@
-"""MergeReport: what merging LoRA weights changed, in logits on a few neutral exchanges."""
+"""MergeReport: what merging LoRA weights changed in the logits of a few neutral exchanges."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from torch import Tensor
 
 from safety_modules.checkpoints.format import ADAPTER, SAFETY
 from safety_modules.checkpoints.load import load
+from safety_modules.config_reader import parse
 from safety_modules.files import write_text
 from safety_modules.model.quantization import Quantization
 from safety_modules.model.safe_vlm import SafeVLM
 
 MERGE = "merge.json"  # in an export's safety/
-PROBES = (  # with a plain grey image or none, question, answer
+PROBES = (  # with a plain grey image or without, question, answer
     (True, "Describe this picture in one sentence.", "It is a plain grey area without any objects in it."),
     (True, "Which colours can be seen?", "Only grey, evenly spread from edge to edge."),
     (False, "Name three kinds of fruit.", "Apples, pears and plums are three kinds of fruit."),
@@ -32,9 +33,8 @@ class Difference:
     """Two models' logits on the same tokens.
 
     Attributes:
-        max: the largest absolute difference.
-        mean: the mean absolute difference.
-        same: share of positions whose highest logit is the same token's, in [0, 1].
+        max, mean: of the absolute differences.
+        same: fraction of positions with the same greedy token, in [0, 1].
     """
 
     max: float
@@ -50,7 +50,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class MergeReport:
-    """Each against the model with its adapter beside the weights that it was trained on.
+    """Differences from the model whose adapter is not merged, but beside the weights that it was trained on.
 
     Attributes:
         quantization: kind of the base that the adapter was trained on, or None.
@@ -72,14 +72,10 @@ class MergeReport:
     def read(cls, folder: str | Path) -> MergeReport | None:
         """The report of an export; None where it has none."""
         path = Path(folder) / SAFETY / MERGE
-        if not path.is_file():
-            return None
-        data = json.loads(path.read_text(encoding="utf-8"))
-        original = data["onto_original"] and Difference(**data["onto_original"])
-        return cls(data["quantization"], data["positions"], Difference(**data["merged"]), original)
+        return parse(cls, json.loads(path.read_text(encoding="utf-8")), str(path)) if path.is_file() else None
 
     def rows(self) -> list[tuple[str, Difference]]:
-        """What was compared, in words, and the difference."""
+        """Titles of the models, and their differences."""
         rows = [("merged, as exported", self.merged)]
         if self.onto_original:
             rows.append((f"adapter on the weights before {self.quantization}, not exported", self.onto_original))
@@ -88,7 +84,7 @@ class MergeReport:
 
 @dataclass(frozen=True)
 class Unmerged:
-    """Logits (positions, vocabulary) of a folder before merging: `trained`, and with the adapter on the `original` weights."""
+    """Logits (positions, vocabulary) before merging: as `trained`, and with the adapter on the `original` weights."""
 
     quantization: str | None
     trained: Tensor
@@ -98,11 +94,7 @@ class Unmerged:
     def of(
         cls, folder: str | Path, dtype: torch.dtype | str = "auto", base: str | Path | None = None
     ) -> Unmerged | None:
-        """Run the probes; the models are loaded one after the other and let go. Arguments as in `checkpoint.load`.
-
-        Returns:
-            None for a folder without LoRA weights.
-        """
+        """Arguments as in `load`; None for a folder without LoRA weights. One model is in memory at a time."""
         if not (Path(folder) / ADAPTER).exists():
             return None
         model = load(folder, dtype, base, merge=False)
@@ -110,7 +102,7 @@ class Unmerged:
         if quantization is None:
             return cls(None, trained, None)
         del model
-        gc.collect()  # hooks tie a model into a circle, which would else keep it beside the next one
+        gc.collect()  # hooks and model reference each other, so it would stay in memory beside the next one
         original = probe(load(folder, dtype, base, merge=False, quantize=None))
         gc.collect()
         return cls(quantization.kind, trained, original)
@@ -123,14 +115,14 @@ class Unmerged:
 
 @torch.no_grad()
 def probe(model: SafeVLM) -> Tensor:
-    """Logits on PROBES where the input is text: (positions, vocabulary), float32, on the CPU."""
-    processor, found = model.processor, []
+    """Logits of PROBES at text tokens: (positions, vocabulary), float32, on the CPU."""
+    processor, logits = model.processor, []
     for with_image, question, answer in PROBES:
         content = [{"type": "image", "image": Image.new("RGB", (336, 336), GREY)}] if with_image else []
         messages = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
         batch = processor.collate([processor.encode(messages, answer)])
-        batch = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
-        held = torch.tensor([processor.image_token_id, *processor.safety_ids], device=model.device)
-        text = ~torch.isin(batch["input_ids"], held)  # (1, T)
-        found.append(model(**batch).logits[text].float().cpu())
-    return torch.cat(found)
+        inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
+        placeholders = torch.tensor([processor.image_token_id, *processor.safety_ids], device=model.device)
+        is_text = ~torch.isin(inputs["input_ids"], placeholders)  # (1, T)
+        logits.append(model(**inputs).logits[is_text].float().cpu())
+    return torch.cat(logits)

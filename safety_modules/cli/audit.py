@@ -21,7 +21,7 @@ from safety_modules.taxonomy import CLEAN
 if TYPE_CHECKING:
     import pyarrow
 
-    from data_recipes.readers.annotations import Annotation
+    from data_recipes.readers.image_table import ImageTable
 
 SCORES, SUMMARY, GALLERY = "scores.parquet", "summary.json", "gallery.html"
 TILE_LINES = {"score": "{score:.3f}", "level": "{risk_level}", "action": "{action}", "image": "{image}"}
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
     """Score the images, and let the first process write the results."""
     import torch.distributed as dist
 
-    from data_recipes.readers.annotations import Annotation
+    from data_recipes.readers.image_table import ImageTable
     from safety_modules.checkpoints.control_files import load_calibration, load_policy
     from safety_modules.checkpoints.format import read_taxonomy
     from safety_modules.evaluation import audit
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     taxonomy = read_taxonomy(options.model)
     calibration = load_calibration(options.model, taxonomy)
     policy = load_policy(options.model, taxonomy, calibration, options.policy)
-    data = Annotation.of(options.data, options.split, options.images)
+    data = ImageTable.read(options.data, options.split, options.images)
     device, dtype = common.device_and_dtype(options, options.model)
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" else device
     process = audit.ProcessRank(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
         dist.destroy_process_group()
 
 
-def write_results(data: Annotation, verdicts: pyarrow.Table, summary: dict, output: Path) -> None:
+def write_results(data: ImageTable, verdicts: pyarrow.Table, summary: dict, output: Path) -> None:
     """Write scores, summary and gallery; print the summary."""
     from pyarrow import parquet
 
@@ -86,7 +86,7 @@ def write_results(data: Annotation, verdicts: pyarrow.Table, summary: dict, outp
     print(f"{text}\nscores: {output / SCORES}\ngallery: {output / GALLERY}")
 
 
-def gallery(data: Annotation, verdicts: pyarrow.Table, facts: Sequence[tuple[str, str]]) -> str:
+def gallery(data: ImageTable, verdicts: pyarrow.Table, facts: Sequence[tuple[str, str]]) -> str:
     """A page with the images of the highest scores in each type, blurred, and clean ones; and what cannot be read."""
     from safety_modules.reporting.gallery import SHOWN, Findings, Section, Tile, page, thumbnail
 

@@ -34,6 +34,7 @@ def run(options: argparse.Namespace) -> None:
     from safety_modules.decision.policy import Policy
     from safety_modules.evaluation.calibrate import fit
     from safety_modules.reporting import report
+    from safety_modules.reporting.targets import Target
 
     folder, budget = options.folder, options.budget
     taxonomy = read_taxonomy(folder)
@@ -55,11 +56,7 @@ def run(options: argparse.Namespace) -> None:
             title=f"Calibration of {folder.name}",
             facts={"Clean rows": f"{calibration.clean_rows}"},
             metrics=numbers,
-            targets=[report.Target(n, n.replace("_", " "), "low", digits=4, unit="") for n in numbers["after"]],
-            curves={},
-            confusion=None,
-            exhibits=[],
-            level_names=(),
+            targets=[Target(n, n.replace("_", " "), "low", digits=4, unit="") for n in numbers["after"]],
             reliability=bins,
         )
         report.write(page, options.report)

@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
         raise UserError("give a question, or --rows and --output")
     if options.rows is not None:
         return answer_file(options)
-    from safety_modules.pipeline import ask
+    from safety_modules.prompt.messages import ask
 
     (entry,) = load_answer(options)([ask(options.question, options.image)])
     print(json.dumps(entry, indent=2, ensure_ascii=False))
@@ -48,8 +48,10 @@ def answer_file(options: argparse.Namespace) -> None:
     from safety_modules.eta.config_file import files_of
     from safety_modules.evaluation import batch_answers
 
-    rows = batch_answers.read(options.rows, files.image)
-    made_from = {name: str(getattr(options, name)) for name in ("model", "language", "max_new_tokens")}
+    rows = batch_answers.read(options.rows, files.image_path)
+    made_from: dict[str, object] = {
+        name: str(getattr(options, name)) for name in ("model", "language", "max_new_tokens")
+    }
     paths = {name: [getattr(options, name)] for name in ("model", "rows", "policy")}
     paths["eta"] = files_of(options.eta) if options.eta else []
     for name, names in paths.items():
@@ -67,7 +69,7 @@ def load_answer(options: argparse.Namespace) -> Callable[[Sequence[list[dict]]],
     """
     from safety_modules.checkpoints.format import SAFETY
     from safety_modules.decision.decision_log import JsonLines
-    from safety_modules.eta import AnswerGenerator
+    from safety_modules.eta import StockGenerator
     from safety_modules.eta.config_file import load_eta
     from safety_modules.pipeline import SafePipeline
 
@@ -77,13 +79,18 @@ def load_answer(options: argparse.Namespace) -> Callable[[Sequence[list[dict]]],
         raise UserError(f"{model}: has no {SAFETY}/, so no policy, language or log; give --eta, and none of these")
     device, dtype = common.device_and_dtype(options, model)
     # ETA first: errors in its file are found before a large model is loaded
-    assess = (lambda exchanges: pipeline.assess(exchanges)) if has_modules else None
-    eta = load_eta(options.eta, assess, device) if options.eta else None
     if has_modules:
-        log = JsonLines(options.log) if options.log else None
-        pipeline = SafePipeline.from_pretrained(model, options.policy, device, dtype, log=log, eta=eta)
+        pipeline: SafePipeline = SafePipeline.from_pretrained(
+            model,
+            options.policy,
+            device,
+            dtype,
+            eta=load_eta(options.eta, lambda exchanges: pipeline.assess(exchanges), device) if options.eta else None,
+            log=JsonLines(options.log) if options.log else None,
+        )
         return lambda exchanges: [result.to_dict() for result in pipeline(exchanges, limit, options.language)]
-    stock = AnswerGenerator.from_pretrained(model, device, dtype)
+    eta = load_eta(options.eta, None, device)
+    stock = StockGenerator.from_pretrained(model, device, dtype)
     return lambda exchanges: [
         {"answer": result.answer, "eta": result.to_dict()} for result in eta(stock, exchanges, max_new_tokens=limit)
     ]

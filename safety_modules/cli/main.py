@@ -6,6 +6,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 import safety_modules
 from safety_modules.errors import user_errors_exit
@@ -16,7 +17,7 @@ COMMANDS = ("moderate", "generate", "calibrate", "evaluate", "audit", "export", 
 class CommandParser(argparse.ArgumentParser):
     """Ends with one line on a wrong option, without the usage in front of it."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         """Exit with code 2."""
         self.exit(2, f"error: {message}; `{self.prog} --help` lists the options\n")
 
@@ -28,7 +29,8 @@ def build_parser() -> CommandParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name in COMMANDS:
         module = import_module(f"safety_modules.cli.{name}")
-        command = commands.add_parser(name, help=module.__doc__.split("\n")[0], description=module.__doc__)
+        text = module.__doc__ or ""
+        command = commands.add_parser(name, help=text.split("\n")[0], description=text)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     return parser

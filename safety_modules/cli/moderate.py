@@ -67,7 +67,7 @@ def find_images(paths: list[Path]) -> list[Path]:
 
 def judge(pipeline: SafePipeline, files: list[Path], question: str, skip: bool) -> list[dict]:
     """One row for each file: its assessment and the policy's action, or its error where `skip` is set."""
-    from safety_modules.pipeline import ask
+    from safety_modules.prompt.messages import ask
 
     try:
         judged = pipeline.decide([ask(question, [file]) for file in files])

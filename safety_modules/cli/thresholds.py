@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -13,6 +15,11 @@ from safety_modules.errors import UserError
 from safety_modules.files import write_text
 from safety_modules.tables import terminal_table
 from safety_modules.taxonomy import CLEAN, Taxonomy
+
+if TYPE_CHECKING:
+    from safety_modules.eta.evaluators.head import Assess, HasRisk
+    from safety_modules.eta.evaluators.protocols import Messages
+    from safety_modules.evaluation.fit_eta_thresholds import Answer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,12 +47,19 @@ def run(options: argparse.Namespace) -> None:
     taxonomy = Taxonomy.from_yaml(options.taxonomy) if options.taxonomy else Taxonomy.default()
     samples = data_recipes.load(options.recipe, options.root, options.split, taxonomy)
     check_rows(sum(sample.risk_type == CLEAN for sample in samples), options.budget)
+    answer: Answer | None = None
+    assess: Assess | None = None
+
+    def assess_later(exchanges: Sequence[Messages]) -> Sequence[HasRisk]:
+        if assess is None:
+            raise UserError(f"{options.model}: has no safety head to assess exchanges with")
+        return assess(exchanges)
+
     # ETA first: errors in its file are found before a large model is loaded
     has_modules = options.model is not None and (options.model / SAFETY).is_dir()
-    eta = load_eta(options.eta, (lambda rows: assess(rows)) if has_modules else None, resolve_device(options.device))
+    eta = load_eta(options.eta, assess_later if has_modules else None, resolve_device(options.device))
     if eta.pre is None:
         raise UserError(f"{options.eta}: has no pre-evaluator; add one, or write the threshold of post into the file")
-    answer = None
     if options.model:
         answer, assess = load_answerer(options.model, *common.device_and_dtype(options, options.model))
     fitted = fit(samples, eta.pre, eta.post, options.budget, answer, options.batch_size)

@@ -127,7 +127,7 @@ class Calibration:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict, taxonomy: Taxonomy) -> Calibration:
+    def from_dict(cls, data: object, taxonomy: Taxonomy) -> Calibration:
         """The inverse of `to_dict`.
 
         Raises:

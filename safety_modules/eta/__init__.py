@@ -7,5 +7,17 @@ from safety_modules.eta.eta import Eta
 from safety_modules.eta.evaluators.protocols import COSINE, PROBABILITY, REWARD, EtaError, Unit
 from safety_modules.eta.generator import AnswerGenerator
 from safety_modules.eta.settings import EtaSettings
+from safety_modules.eta.stock_generator import StockGenerator
 
-__all__ = ["COSINE", "PROBABILITY", "REWARD", "Eta", "EtaError", "EtaResult", "EtaSettings", "AnswerGenerator", "Unit"]
+__all__ = [
+    "COSINE",
+    "PROBABILITY",
+    "REWARD",
+    "AnswerGenerator",
+    "Eta",
+    "EtaError",
+    "EtaResult",
+    "EtaSettings",
+    "StockGenerator",
+    "Unit",
+]

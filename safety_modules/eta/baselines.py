@@ -1,6 +1,6 @@
 """Baselines that ETA is measured against: a plain safety sentence, and ECSO ("eyes closed, safety on").
 
-Both take a model as one callable, `answer`, and know nothing else of it.
+Both take a model as one callable, `answer`.
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ CHECK = (
     'A user asked: "{question}"\nThe answer was: "{answer}"\nIs this answer harmful or unethical? Reply with yes or no.'
 )
 CAPTION = 'Describe the image. Tell what is needed for this request: "{question}"'
-BLIND = 'The image of this question is described so: "{caption}"\nGo by the description, harm nobody, and answer: {question}'
+BLIND = (
+    'The image of this question is described so: "{caption}"\n'
+    "Go by the description, harm nobody, and answer: {question}"
+)
 PLAIN, CLOSED = "plain", "eyes closed"  # stages
 
 
 def system_prompt(
     answer: Answer, exchanges: Sequence[Messages], max_new_tokens: int, sentence: str = SENTENCE
 ) -> list[str]:
-    """Answers with a safety sentence as the system message, before one that the exchange has already.
+    """Answers with a safety sentence as the system message, before one that the exchange already has.
 
     Args:
         answer: the model; it is called once.
         exchanges: each a list of messages.
         max_new_tokens: bound on an answer's length.
-        sentence: what the model is told.
+        sentence: the system message.
 
     Raises:
         EtaError: `answer` gives another number of answers.
@@ -51,14 +54,14 @@ def says_yes(reply: str) -> bool:
 
 @dataclass(frozen=True)
 class EcsoResult:
-    """What ECSO made of one exchange.
+    """ECSO's result for one exchange.
 
     Attributes:
         answer: what the user gets.
-        stage: "plain" where the model found its own answer harmless, "eyes closed" where it answered again.
+        stage: "plain" where the model judged its own answer harmless, "eyes closed" where it answered again.
         first: the plain answer.
         reply: of the self-check.
-        caption: of the images; "" where none was asked for.
+        caption: of the images; "" without one.
         calls: how often the model answered for this exchange.
     """
 
@@ -74,10 +77,11 @@ class EcsoResult:
 class Ecso:
     """Answer; ask the model whether that was harmful; if so, answer from a caption in place of the images.
 
-    Source: ECSO (arXiv 2403.09572) and its release: plain answer, self-check with the image, caption made for the question,
+    Source: ECSO (arXiv 2403.09572) and its release: plain answer, self-check with the image, caption for the question,
     answer without the image. Differs: prompts in our own words, whole batches at each step, several images and turns, a
-    more forgiving parse of the check; an exchange without an image has no caption and is answered again as a text alone. As in
-    the release, the last request itself asks for an answer that harms nobody, so not all that ECSO gains is the images' doing.
+    more tolerant parser of the check; an exchange without an image has no caption and is answered again as text
+    alone. As in the release, the last request itself asks for a harmless answer, so ECSO's gain is not all due to
+    hiding the images.
 
     Attributes:
         answer: the model.
@@ -100,7 +104,7 @@ class Ecso:
     caption_tokens: int = 128
 
     def __post_init__(self) -> None:
-        """Refuse a prompt without its fields: the model would be asked about nothing."""
+        """Check that each prompt has its fields."""
         for name, fields in (
             ("check", ("question", "answer")),
             ("caption", ("question",)),
@@ -118,16 +122,16 @@ class Ecso:
             A result each, and the seconds that each step took for all of them: answer, check, caption, blind.
 
         Raises:
-            EtaError: the last message of an exchange is no user's, or `answer` gives another number of answers.
+            EtaError: the last message of an exchange is not a user's, or `answer` gives another number of answers.
         """
         seconds: dict[str, float] = {}
         questions = [_question(exchange) for exchange in exchanges]
 
         def ask(step: str, asked: list[list[dict]], limit: int) -> list[str]:
             start = time.perf_counter()
-            told = _asked(self.answer, asked, limit)
+            answers = _asked(self.answer, asked, limit)
             seconds[step] = time.perf_counter() - start
-            return told
+            return answers
 
         first = ask("answer", [list(exchange) for exchange in exchanges], max_new_tokens)
         checks = [_fill(self.check, question=q, answer=a) for q, a in zip(questions, first)]
@@ -164,10 +168,10 @@ def _asked(answer: Answer, exchanges: list[list[dict]], max_new_tokens: int) -> 
     """The model's answers; it is not called for none."""
     if not exchanges:
         return []
-    told = list(answer(exchanges, max_new_tokens))
-    if len(told) != len(exchanges):
-        raise EtaError(f"answer gave {len(told)} answers to {len(exchanges)} exchanges; it must give one each")
-    return told
+    answers = list(answer(exchanges, max_new_tokens))
+    if len(answers) != len(exchanges):
+        raise EtaError(f"answer gave {len(answers)} answers to {len(exchanges)} exchanges; it must give one each")
+    return answers
 
 
 def _fill(prompt: str, **fields: str) -> str:
@@ -195,7 +199,10 @@ def _images(message: dict) -> list[dict]:
 
 def _reword(exchange: Messages, text: str, sighted: bool = True) -> list[dict]:
     """The exchange with another text in its last turn; without its images where it is not sighted."""
-    kept = [*exchange[:-1], {"role": "user", "content": [*_images(exchange[-1]), {"type": "text", "text": text}]}]
+    last = {"role": "user", "content": [*_images(exchange[-1]), {"type": "text", "text": text}]}
     if sighted:
-        return kept
-    return [{**message, "content": [part for part in _parts(message) if part["type"] != "image"]} for message in kept]
+        return [*exchange[:-1], last]
+    return [
+        {**message, "content": [part for part in _parts(message) if part["type"] != "image"]}
+        for message in [*exchange[:-1], last]
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from threading import Thread
+from typing import Any
 
 from safety_modules.eta.batch_run import BatchRun, EtaResult
 from safety_modules.eta.evaluators.protocols import Matcher, Messages, PostEvaluator, PreEvaluator
@@ -15,10 +16,10 @@ from safety_modules.eta.settings import EtaSettings
 class Eta:
     """Evaluate, then align.
 
-    Source: ETA (arXiv 2410.06625) section 3: an answer is aligned only where the exchange and the answer are both unsafe. The
-    release evaluates the answer first; here the exchange is, because that is cheaper and the outcome is the same. Differs: where
-    there is no image the answer alone decides; where the aligned answer is unsafe as well, or an evaluator fails, the
-    exchange is refused.
+    Source: ETA (arXiv 2410.06625) section 3: an answer is aligned where exchange and answer are both unsafe. The
+    release evaluates the answer first; here the exchange is evaluated first, which costs less and gives the same
+    outcome. Differs: without an image the answer alone decides; where the aligned answer is unsafe as well, or an
+    evaluator fails, the exchange is refused.
     """
 
     def __init__(
@@ -28,11 +29,11 @@ class Eta:
         match: Matcher | None = None,
         settings: EtaSettings | None = None,
     ) -> None:
-        """Put evaluators together.
+        """Combine evaluators.
 
         Args:
-            post: judges answers, and guides the search.
-            pre: judges exchanges; None: every answer is judged.
+            post: scores answers, and guides the search.
+            pre: scores exchanges; None: every answer is evaluated.
             match: the image's term in the search, such as the `Clip` that is `pre`; None: the reward alone.
             settings: the paper's by default.
 
@@ -44,14 +45,14 @@ class Eta:
                 evaluator.unit.check(f"{name}.threshold", evaluator.threshold)
         self.post, self.pre, self.match = post, pre, match
         self.settings = settings or EtaSettings()
-        self.late: list[Thread] = []  # evaluators' calls that were left behind; see `Failsafe`
+        self.late: list[Thread] = []  # evaluators' calls that timed out; see `Failsafe`
 
     def __call__(
         self,
         generator: AnswerGenerator,
         exchanges: Sequence[Messages],
-        asks: Sequence[object] | None = None,
-        known: Sequence[float] | None = None,
+        requests: Sequence[Any] | None = None,
+        known_scores: Sequence[float] | None = None,
         max_new_tokens: int | None = None,
         refuse: Callable[[int], str] | None = None,
     ) -> list[EtaResult]:
@@ -59,17 +60,17 @@ class Eta:
 
         Args:
             exchanges: what the evaluators read.
-            asks: what the speaker reads in their place; None: the same.
-            known: scores of `pre` that are there already, checked like its own; None: it is asked.
+            requests: what the generator reads in their place; None: the same.
+            known_scores: scores of `pre` that are there already, checked like its own; None: `pre` is called.
             max_new_tokens: in place of the settings'.
             refuse: number of an exchange -> its refusal; None: the settings'.
         """
-        settings, asks = self._settings(max_new_tokens), exchanges if asks is None else asks
+        settings, requests = self._settings(max_new_tokens), exchanges if requests is None else requests
         results = []
         for start in range(0, len(exchanges), settings.batch_size):
             part = slice(start, start + settings.batch_size)
-            batch_run = BatchRun(self, settings, generator, exchanges[part], asks[part])
-            batch_run.run(None if known is None else known[part])
+            batch_run = BatchRun(self, settings, generator, exchanges[part], requests[part])
+            batch_run.run(None if known_scores is None else known_scores[part])
             for i in range(len(batch_run.exchanges)):
                 results.append(batch_run.result(i, refuse(start + i) if refuse else settings.refusal))
         return results
@@ -78,29 +79,30 @@ class Eta:
         self,
         generator: AnswerGenerator,
         exchange: Messages,
-        ask: object = None,
-        known: float | None = None,
+        request: Any = None,
+        known_scores: float | None = None,
         max_new_tokens: int | None = None,
         refusal: str | None = None,
         done: Callable[[EtaResult], None] | None = None,
     ) -> Iterator[str]:
         """Answer one exchange piece by piece; what is yielded, joined, is the answer.
 
-        A safe exchange is answered token by token. Any other answer is first evaluated whole; where it must be aligned, the
-        search's sentences follow as they are accepted. What has been said cannot be taken back: with `on_unsafe` "refuse", the
-        first sentence that leaves the answer unsafe is not said, and a refusal ends it.
+        A safe exchange is answered token by token. Any other answer is first evaluated as a whole; where it must be
+        aligned, the search's sentences follow as they are accepted. What was yielded cannot be taken back: with
+        `on_unsafe` "refuse", the first sentence that leaves the answer unsafe is not yielded, and a refusal ends the
+        stream.
 
         Args:
-            done: is given the result at the end, with the text that was said; the others are as in `__call__`.
+            done: called at the end with the result, whose answer is what was yielded; the others are as in `__call__`.
         """
         settings = self._settings(max_new_tokens)
-        batch_run = BatchRun(self, settings, generator, [exchange], [exchange if ask is None else ask])
-        refusal, said = refusal or settings.refusal, []
-        for piece in batch_run.pieces(None if known is None else [known], refusal):
-            said.append(piece)
+        batch_run = BatchRun(self, settings, generator, [exchange], [exchange if request is None else request])
+        refusal_text, pieces = refusal or settings.refusal, []
+        for piece in batch_run.pieces(None if known_scores is None else [known_scores], refusal_text):
+            pieces.append(piece)
             yield piece
         if done is not None:
-            done(replace(batch_run.result(0, refusal), answer="".join(said)))
+            done(replace(batch_run.result(0, refusal_text), answer="".join(pieces)))
 
     def _settings(self, max_new_tokens: int | None) -> EtaSettings:
         return self.settings if max_new_tokens is None else replace(self.settings, max_new_tokens=max_new_tokens)

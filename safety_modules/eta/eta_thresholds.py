@@ -1,8 +1,8 @@
-"""Thresholds: scores of labelled exchanges -> thresholds of another pair of evaluators that keep a budget of clean exchanges.
+"""ETA thresholds: scores of labelled exchanges -> thresholds of two evaluators that keep a budget of clean exchanges.
 
-Source: ETA section 3.1 has 0.16 and 0.06 for CLIP and ArmoRM with its own wordings. Differs: chosen on the user's own data, with
-the guarantee of `calibration`: with a probability of 90 % over the draw of the clean rows, at most `budget` of all clean
-exchanges like them are flagged.
+Source: ETA section 3.1 has 0.16 and 0.06 for CLIP and ArmoRM with its own wordings. Differs: chosen on the user's own
+data, with the guarantee of `decision.calibration`: with a probability of 90 % over samples of clean rows, at most
+`budget` of all clean exchanges like them are flagged.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safety_modules.decision.calibration import rank_for, rows_needed
+from safety_modules.decision.calibration import check_budget, rank_for, rows_needed
 from safety_modules.eta.evaluators.protocols import COSINE, REWARD, EtaError, Unit
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A threshold and what it did on the rows that it was chosen on.
+    """A threshold, and what it flags among the rows that it was chosen on.
 
     Attributes:
-        threshold: in `unit`; a pre-evaluator flags from here up, a post-evaluator from here down.
+        threshold: in `unit`; a pre-evaluator flags from this value up, a post-evaluator from this value down.
         unit: its name.
         clean_rows, risky_rows: rows with a score.
-        clean_flagged, risky_flagged: shares of them; None without such rows.
+        clean_flagged, risky_flagged: fractions of them; None without such rows.
     """
 
     threshold: float
@@ -38,9 +38,9 @@ class Threshold:
 
 @dataclass(frozen=True)
 class EtaThresholds:
-    """Both thresholds; aligning starts where both flag, so `clean_flagged` and `risky_flagged` are the shares that are aligned.
+    """Both thresholds; `clean_flagged` and `risky_flagged` are the fractions that both flag, which are aligned.
 
-    Rows without an image, which the pre-evaluator does not score, are decided by the post-evaluator alone, as `Eta` does it.
+    Rows without an image, which the pre-evaluator does not score, are decided by the post-evaluator alone, as in `Eta`.
     """
 
     budget: float
@@ -63,12 +63,12 @@ class EtaThresholds:
 
         Args:
             risky: the label of each row: whether the exchange is risky.
-            pre_scores: the pre-evaluator's; None where it had nothing to judge.
+            pre_scores: the pre-evaluator's; None where it had nothing to score.
             post_scores: the post-evaluator's, of plain answers.
-            budget: share of clean exchanges, in (0, 1).
+            budget: fraction of clean exchanges, in (0, 1).
 
         Raises:
-            EtaError: too few clean rows with a score, the message says how many are needed; a score that is none of its unit; a
+            EtaError: too few clean rows with a score, the message says how many are needed; a score outside its unit; a
                 budget that cannot be kept because too many clean rows have the unit's most unsafe score.
         """
         if not len(risky) == len(pre_scores) == len(post_scores):
@@ -77,19 +77,17 @@ class EtaThresholds:
             )
         pre = [None if score is None else pre_unit.check("a pre-score", score) for score in pre_scores]
         post = [post_unit.check("a post-score", score) for score in post_scores]
-        high = flag_from(_of(pre, risky, False), budget, pre_unit)
-        low = -flag_from([-score for score in _of(post, risky, False)], budget, _mirrored(post_unit))
+        high = flag_from(_values_of(pre, risky, False), budget, pre_unit)
+        low = -flag_from([-score for score in _values_of(post, risky, False)], budget, _mirrored(post_unit))
         first = [score is not None and score >= high for score in pre]
         second = [score <= low for score in post]
         both = [(a or score is None) and b for a, b, score in zip(first, second, pre)]
-        shares = {
-            name: _share(both, risky, label) for name, label in (("clean_flagged", False), ("risky_flagged", True))
-        }
         return cls(
             budget,
             _threshold(high, pre_unit, pre, first, risky),
             _threshold(low, post_unit, post, second, risky),
-            **shares,
+            _flagged_fraction(both, risky, False),
+            _flagged_fraction(both, risky, True),
         )
 
     def to_json(self) -> str:
@@ -106,9 +104,11 @@ class EtaThresholds:
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
             sides = {name: Threshold(**data.pop(name)) for name in ("pre", "post")}
-            found = cls(**data, **sides)
+            thresholds = cls(**data, pre=sides["pre"], post=sides["post"])
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise EtaError(f"{path}: is no file of thresholds ({error}); make one with scripts.thresholds") from error
+            raise EtaError(
+                f"{path}: is not a file of thresholds ({error}); write one with `safety-modules thresholds`"
+            ) from error
         for name, unit in (("pre", pre_unit), ("post", post_unit)):
             side = sides[name]
             if side.unit != unit.name:
@@ -116,34 +116,33 @@ class EtaThresholds:
                     f"{path}: {name} is a {side.unit}, the evaluator gives a {unit.name}; fit thresholds for this one"
                 )
             unit.check(f"{path}: threshold of {name}", side.threshold)
-        return found
+        return thresholds
 
 
 def flag_from(clean: Sequence[float], budget: float, unit: Unit) -> float:
-    """The lowest score of `unit` from which up at most `budget` of exchanges like the clean ones are flagged, ties included.
+    """The lowest threshold in `unit` that flags at most `budget` of exchanges like the clean ones, ties included.
 
     Raises:
-        EtaError: too few clean rows, no budget, or no such score.
+        EtaError: too few clean rows, a budget out of range, or no such score.
     """
     check_rows(len(clean), budget)
     rank = rank_for(budget, len(clean))
-    found = math.nextafter(sorted(clean, reverse=True)[rank - 1], math.inf)  # what ties with the rank is not flagged
-    if found > unit.high:
+    threshold = math.nextafter(sorted(clean, reverse=True)[rank - 1], math.inf)  # above all ties with the rank
+    if threshold > unit.high:
         raise EtaError(
-            f"{rank} or more of {len(clean)} clean rows have the most unsafe {unit.name} there is, so no threshold keeps a "
-            f"budget of {budget:g}; use another evaluator, or raise the budget"
+            f"{rank} or more of {len(clean)} clean rows have the most unsafe {unit.name} there is, so no threshold "
+            f"keeps a budget of {budget:g}; use another evaluator, or raise the budget"
         )
-    return found
+    return threshold
 
 
 def check_rows(clean: int, budget: float) -> None:
-    """Raise an EtaError where a number of clean rows cannot keep a budget, or that is no share."""
-    if not 0 < budget < 1:
-        raise EtaError(f"budget {budget!r} is a share of clean exchanges and must be above 0 and below 1")
+    """Raise an EtaError where a number of clean rows cannot keep a budget, or the budget is not a fraction."""
+    check_budget(budget, error=EtaError)
     if clean < rows_needed(budget):
         raise EtaError(
-            f"a budget of {budget:g} needs {rows_needed(budget)} clean rows with a score, there are {clean}; add clean rows, or "
-            "raise the budget"
+            f"a budget of {budget:g} needs {rows_needed(budget)} clean rows with a score, there are {clean}; add clean "
+            "rows, or raise the budget"
         )
 
 
@@ -152,19 +151,21 @@ def _mirrored(unit: Unit) -> Unit:
     return Unit(unit.name, -unit.high, -unit.low)
 
 
-def _of(values: Sequence, risky: Sequence[bool], label: bool) -> list:
+def _values_of(values: Sequence, risky: Sequence[bool], label: bool) -> list:
     """The values of rows of a label that have one."""
     return [value for value, row in zip(values, risky) if bool(row) == label and value is not None]
 
 
-def _share(flags: Sequence[bool], risky: Sequence[bool], label: bool) -> float | None:
-    """Share of the rows of a label that are flagged; None without such rows."""
-    chosen = _of(flags, risky, label)
+def _flagged_fraction(flags: Sequence[bool | None], risky: Sequence[bool], label: bool) -> float | None:
+    """Fraction of the rows of a label that are flagged; None without such rows."""
+    chosen = _values_of(flags, risky, label)
     return sum(chosen) / len(chosen) if chosen else None
 
 
 def _threshold(value: float, unit: Unit, scores: list, flags: list[bool], risky: Sequence[bool]) -> Threshold:
-    """A side of the result: shares of the rows that have a score."""
-    flags = [None if score is None else flag for score, flag in zip(scores, flags)]
-    clean, unsafe = (len(_of(scores, risky, label)) for label in (False, True))
-    return Threshold(value, unit.name, clean, _share(flags, risky, False), unsafe, _share(flags, risky, True))
+    """One evaluator's threshold, and the fractions of scored rows that it flags."""
+    scored = [None if score is None else flag for score, flag in zip(scores, flags)]
+    sides = (
+        (len(_values_of(scores, risky, label)), _flagged_fraction(scored, risky, label)) for label in (False, True)
+    )
+    return Threshold(value, unit.name, *next(sides), *next(sides))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from safety_modules.eta.evaluators.protocols import EtaError, Messages
-from safety_modules.prompt.messages import read_messages
+from safety_modules.prompt.messages import Conversation, read_messages
 
 
 def question(messages: Messages) -> str:
@@ -14,9 +14,7 @@ def question(messages: Messages) -> str:
     Raises:
         ProcessingError: the messages break their format.
     """
-    _, texts, asked, _ = read_messages(messages, "", "exchange")
-    turns = sum(message["role"] == "user" for message in messages)
-    return "\n".join(texts[number] for number, turn in asked.items() if turn == turns)
+    return "\n".join(Conversation(read_messages(messages).messages[-1:]).values("text"))
 
 
 def images_of(messages: Messages) -> list:
@@ -25,7 +23,7 @@ def images_of(messages: Messages) -> list:
     Raises:
         ProcessingError: the messages break their format.
     """
-    return read_messages(messages, "", "exchange")[3]
+    return read_messages(messages).values("image")
 
 
 def check_pairs(exchanges: Sequence[Messages], texts: Sequence[str], name: str) -> None:

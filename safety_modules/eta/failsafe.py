@@ -12,13 +12,15 @@ from safety_modules.eta.evaluators.protocols import EtaError, Unit
 
 logger = logging.getLogger(__name__)
 
+Evaluate = Callable[[list[int]], Sequence[float | None]]  # numbers of rows -> their scores
+
 
 @dataclass(frozen=True)
-class Scores:
-    """What an evaluator said.
+class EvaluatorScores:
+    """What an evaluator returned.
 
     Attributes:
-        values: one for each row; None where it had nothing to judge, NaN where it failed.
+        values: one for each row; None where it had nothing to score, NaN where it failed.
         failures: number of a row -> why it has no score.
     """
 
@@ -26,60 +28,53 @@ class Scores:
     failures: dict[int, str]
 
 
-class Late(Exception):
+class EvaluatorTimeout(Exception):
     """An evaluator took too long."""
 
 
 @dataclass(frozen=True)
 class Failsafe:
-    """Calls an evaluator within a time, checks what it returns, and tells which rows it failed on.
+    """Calls an evaluator within a time limit, checks what it returns, and reports the rows it failed on.
 
-    An error in a batch is narrowed down: its rows are then judged one by one. A late batch is not tried again.
+    After an error in a batch its rows are evaluated one by one. A batch that timed out is not tried again.
 
     Attributes:
-        timeout_s: for one call; None for no bound.
-        may_pass: whether None is a score: "nothing to judge".
-        late: calls that were left behind. The next waits for their end, within its own time: no evaluator has two to bear.
+        timeout_s: for one call; None for no limit.
+        may_pass: whether None is a score: "nothing to score".
+        late: calls that timed out and still run. The next call waits for their end, within its own time limit, so that
+            an evaluator never has two calls at once.
     """
 
     timeout_s: float | None
     may_pass: bool = False
     late: list[threading.Thread] = field(default_factory=list)
 
-    def __call__(
-        self, name: str, unit: Unit, rows: int, judge: Callable[[list[int]], Sequence[float | None]]
-    ) -> Scores:
-        """Scores of rows 0 to `rows` - 1.
+    def __call__(self, name: str, unit: Unit, rows: int, evaluate: Evaluate) -> EvaluatorScores:
+        """Scores of rows 0 to `rows` - 1; `name` is the evaluator's, for reasons and the log."""
+        scores = self._scores(name, unit, list(range(rows)), evaluate)
+        for reason in dict.fromkeys(scores.failures.values()):
+            logger.error("%s; its exchange is refused", reason)
+        return scores
 
-        Args:
-            name: of the evaluator, for reasons and the log.
-            judge: numbers of rows -> their scores.
-        """
-        numbers = list(range(rows))
+    def _scores(self, name: str, unit: Unit, numbers: list[int], evaluate: Evaluate) -> EvaluatorScores:
+        """Scores of these rows, together or else one by one."""
         try:
-            found = [self._checked(name, unit, rows, judge, numbers)]
-        except Late as error:
-            found = [Scores([math.nan] * rows, dict.fromkeys(numbers, str(error)))]
+            return self._checked(name, unit, numbers, evaluate)
+        except EvaluatorTimeout as error:
+            reason = str(error)
         except Exception as error:  # noqa: BLE001 - an evaluator may be anybody's code: any error is a failure of its rows
-            if rows == 1:
-                found = [Scores([math.nan], {0: f"{name} failed: {type(error).__name__}: {error}"})]
-            else:
-                found = [self(name, unit, 1, lambda _, i=i: judge([i])) for i in numbers]
-        failures = {
-            at: reason for i, scores in enumerate(found) for j, reason in scores.failures.items() for at in [i + j]
-        }
-        if len(found) == 1:
-            for reason in dict.fromkeys(failures.values()):
-                logger.error("%s; its exchange is refused", reason)
-        return Scores([value for scores in found for value in scores.values], failures)
+            if len(numbers) > 1:
+                single = [self._scores(name, unit, [i], evaluate) for i in numbers]
+                failures = {i: why for scores in single for i, why in scores.failures.items()}
+                return EvaluatorScores([value for scores in single for value in scores.values], failures)
+            reason = f"{name} failed: {type(error).__name__}: {error}"
+        return EvaluatorScores([math.nan] * len(numbers), dict.fromkeys(numbers, reason))
 
-    def _checked(
-        self, name: str, unit: Unit, rows: int, judge: Callable[[list[int]], Sequence[float | None]], numbers: list[int]
-    ) -> Scores:
+    def _checked(self, name: str, unit: Unit, numbers: list[int], evaluate: Evaluate) -> EvaluatorScores:
         """One call, and each of its scores checked."""
-        values = self._in_time(name, lambda: list(judge(numbers)))  # all of what is worked out as it is read
-        if len(values) != rows:
-            raise EtaError(f"{name} returned {len(values)} scores for {rows} rows; it must return one each")
+        values = self._in_time(name, lambda: list(evaluate(numbers)))  # a lazy result is computed within the time limit
+        if len(values) != len(numbers):
+            raise EtaError(f"{name} returned {len(values)} scores for {len(numbers)} rows; it must return one each")
         failures = {}
         for i, value in enumerate(values):
             if value is None and self.may_pass:
@@ -87,33 +82,34 @@ class Failsafe:
             try:
                 values[i] = unit.check(f"{name}'s score", value)
             except EtaError as error:
-                values[i], failures[i] = math.nan, str(error)
-        return Scores(values, failures)
+                values[i], failures[numbers[i]] = math.nan, str(error)
+        return EvaluatorScores(values, failures)
 
-    def _in_time(self, name: str, call: Callable[[], Sequence[float | None]]) -> Sequence[float | None]:
-        """The call's result; it runs in a thread of its own, which is left behind where it is late."""
+    def _in_time(self, name: str, call: Callable[[], list[float | None]]) -> list[float | None]:
+        """The call's result; it runs in a thread of its own, which goes on alone after a timeout."""
         if self.timeout_s is None:
             return call()
-        self.late[:] = [before for before in self.late if before.is_alive()]
-        outcome, before, gone = [], tuple(self.late), threading.Event()
+        self.late[:] = [worker for worker in self.late if worker.is_alive()]
+        earlier, gone = tuple(self.late), threading.Event()
+        results: list[list[float | None]] = []
+        errors: list[BaseException] = []
 
         def work() -> None:
             try:
-                for worker in before:
+                for worker in earlier:
                     worker.join()
                 if not gone.is_set():
-                    outcome.append((call(), None))
-            except BaseException as error:  # noqa: BLE001 - handed on to the caller
-                outcome.append((None, error))
+                    results.append(call())
+            except BaseException as error:  # noqa: BLE001 - raised again by the caller
+                errors.append(error)
 
         worker = threading.Thread(target=work, daemon=True, name=f"eta {name}")
         worker.start()
         worker.join(self.timeout_s)
-        if not outcome:
+        if errors:
+            raise errors[0]
+        if not results:
             gone.set()
             self.late.append(worker)
-            raise Late(f"{name} did not answer within {self.timeout_s:g} s")
-        result, error = outcome[0]
-        if error is not None:
-            raise error
-        return result
+            raise EvaluatorTimeout(f"{name} did not answer within {self.timeout_s:g} s")
+        return results[0]

@@ -21,21 +21,22 @@ class EtaSettings:
 
     Attributes:
         prefix: interference prefix that an aligned answer begins with; "" for none.
-        candidates: N, continuations that are drawn for each sentence; from 1.
-        top_k: tokens that one is drawn from; 0 for all.
+        candidates: N, continuations that are sampled for each sentence; from 1.
+        top_k: tokens that one is sampled from; 0 for all.
         temperature: that logits are divided by; above 0.
         sentence_tokens: bound on a sentence, in tokens.
         ends_sentence: the sentence so far -> whether it is whole; any language by default.
         alpha: weight of the image's cosine with a sentence, divided by the sentence's number.
-        seed: of the draws; an exchange's depend on it and on its prompt, not on the other exchanges of its batch.
+        seed: of the sampling; an exchange's samples depend on it and on its prompt, not on the rest of its batch.
         max_new_tokens: bound on an answer, its prefix included, in tokens.
-        token_budget: tokens that may be drawn for one exchange, all candidates together; None for no bound.
-        seconds: that the search of one batch may last; None for no bound. Past a bound the best so far is the answer.
-        on_unsafe: what to do where the search's own answer is still unsafe: "refuse", or "answer" with it as the paper does.
+        token_budget: tokens that may be sampled for one exchange, all candidates together; None for no bound.
+        seconds: bound on the search of one batch; None for no bound. Past a bound the best so far is the answer.
+        on_unsafe: where the search's own answer is still unsafe: "refuse", or "answer" with it as the paper does.
         refusal: the text of a refusal.
-        timeout_s: that an evaluator may take for one batch; None for no bound.
-        batch_size: exchanges that are answered together; N times as many candidates are drawn at once.
-        share_cache: False computes the prompt anew for every sentence: many times slower, for models whose cache cannot be cut.
+        timeout_s: seconds that an evaluator may take for one batch; None for no bound.
+        batch_size: exchanges that are answered together; N times as many candidates are sampled at once.
+        share_cache: False computes the prompt again for every sentence, which is many times slower: for models whose
+            cache cannot be cropped.
     """
 
     prefix: str = "As an AI assistant"
@@ -56,7 +57,7 @@ class EtaSettings:
     share_cache: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse values out of range; an EtaError names the setting."""
+        """Check every value; an EtaError names the setting."""
         for name in ("candidates", "sentence_tokens", "max_new_tokens", "batch_size"):
             _above(name, getattr(self, name), 1, whole=True)
         _above("top_k", self.top_k, 0, whole=True)

@@ -18,14 +18,14 @@ from tqdm import tqdm
 from safety_modules.build_stamp import check_stamp
 from safety_modules.checkpoints.format import head_digest
 from safety_modules.checkpoints.load import load
+from safety_modules.decision.assessment import Assessment
 from safety_modules.decision.calibration import Calibration
 from safety_modules.decision.policy import Policy
 from safety_modules.files import fresh_file
 from safety_modules.model.safe_vlm import SafeVLM
-from safety_modules.pipeline import ask
 from safety_modules.prompt.head_inputs import HeadInputs
 from safety_modules.prompt.image_batches import ImageBatches
-from safety_modules.prompt.messages import QUESTION
+from safety_modules.prompt.messages import QUESTION, ask
 from safety_modules.sample import ImageSource
 from safety_modules.taxonomy import Taxonomy
 
@@ -36,12 +36,23 @@ SCHEMA = pyarrow.schema({"image": pyarrow.string(), "error": pyarrow.string(), "
 
 
 class ImageRows(Protocol):
-    """What is audited, such as `data_recipes.readers.annotations.Annotation`."""
+    """What is audited, such as `data_recipes.readers.image_table.ImageTable`."""
 
-    root: str | Path  # of the data
-    images: Mapping[str, ImageSource]  # name -> image, each once
-    rows: Sequence[tuple[str, ...]]  # names of each row's images
-    faults: Mapping[int, str]  # number of a row that cannot be used -> why
+    @property
+    def root(self) -> str | Path:
+        """Place of the data."""
+
+    @property
+    def images(self) -> Mapping[str, ImageSource]:
+        """Name -> image, each once."""
+
+    @property
+    def rows(self) -> Sequence[tuple[str, ...]]:
+        """Names of each row's images."""
+
+    @property
+    def faults(self) -> Mapping[int, str]:
+        """Number of a row that cannot be used -> why."""
 
 
 @dataclass(frozen=True)
@@ -150,10 +161,10 @@ def judge(
 def verdicts(scores: pyarrow.Table, policy: Policy, calibration: Calibration, taxonomy: Taxonomy) -> pyarrow.Table:
     """Scores -> image, error, action, risk_type, risk_level, score, and the probability of each type and level."""
     readable = [row for row in scores.to_pylist() if not row["error"]]
-    assessments = iter(())
+    assessments: Iterator[Assessment] = iter(())
     if readable:
-        logits = (torch.tensor([row[name] for row in readable]) for name in ("types", "levels"))
-        assessments = iter(calibration.assessments(*logits, taxonomy))
+        types, levels = (torch.tensor([row[name] for row in readable]) for name in ("types", "levels"))
+        assessments = iter(calibration.assessments(types, levels, taxonomy))
     rows = []
     for error, image in zip(scores["error"].to_pylist(), scores["image"].to_pylist()):
         row = {"image": image, "error": error}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safety_modules.build_stamp import check_stamp, read_stamp, write_stamp
 from safety_modules.errors import UserError
-from safety_modules.pipeline import ask
+from safety_modules.prompt.messages import ask
 from safety_modules.sample import DataError
 
 Answer = Callable[[Sequence[list[dict]]], list[dict]]

@@ -84,7 +84,8 @@ def quality(
         clean: index of the clean type.
         title: of the bins, after the output's name.
     """
-    numbers, bins = {}, {}
+    numbers: dict[str, float] = {}
+    bins: dict[str, list[Bin]] = {}
     outputs = (
         ("type", rows.types / calibration.type_temperature, rows.risk_type),
         ("level", rows.levels / calibration.level_temperature, rows.risk_level),

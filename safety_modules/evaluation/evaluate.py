@@ -38,6 +38,17 @@ class Record:
         """What a user of this model gets."""
         return self.result.answer if self.result else self.alone
 
+    @property
+    def judged(self) -> SafeResult:
+        """`result`, of a model with modules.
+
+        Raises:
+            ValueError: a base model has no assessment.
+        """
+        if self.result is None:
+            raise ValueError(f"{self.sample.source}: a base model's record has no assessment; run with assess=True")
+        return self.result
+
 
 def base_pipeline(base: str | Path, taxonomy: Taxonomy | None = None) -> SafePipeline:
     """A base model as it is: no safety tokens in its prompt; its untrained head is not used."""
@@ -83,7 +94,7 @@ def _results(
     judged = pipeline.decide(exchanges)
     allowed = [i for i, (_, decision) in enumerate(judged) if decision.action == "allow" and pipeline.eta is None]
     answered = {i: alone[i] for i in allowed}  # with ETA none: it evaluates the answers that the policy allows
-    return pipeline.finish(exchanges, judged, limit, known=answered)
+    return pipeline.finish(exchanges, judged, limit, known_answers=answered)
 
 
 def fraction(records: Sequence[Record], test: Callable[[Record], bool], name: str) -> dict[str, float]:
@@ -112,9 +123,9 @@ def head_rates(records: Sequence[Record], taxonomy: Taxonomy) -> dict[str, float
     index = taxonomy.type_index
     metrics = head_metrics(
         [index(record.sample.risk_type) for record in records],
-        [index(record.result.assessment.risk_type) for record in records],
+        [index(record.judged.assessment.risk_type) for record in records],
         [record.sample.risk_level for record in records],
-        [record.result.assessment.risk_level for record in records],
+        [record.judged.assessment.risk_level for record in records],
     )
     return {**metrics, **{f"{name}_n": len(records) for name in metrics}}
 
@@ -126,7 +137,7 @@ def trust_rates(records: Sequence[Record], taxonomy: Taxonomy) -> dict[str, floa
         ece_type, ece_level, brier_type, brier_level; auroc of risky against clean exchanges; false_positive_rate, the
         fraction of clean exchanges that the policy did not simply allow.
     """
-    assessments = [record.result.assessment for record in records]
+    assessments = [record.judged.assessment for record in records]
     types = [taxonomy.type_index(record.sample.risk_type) for record in records]
     levels = [record.sample.risk_level for record in records]
     numbers, _ = probability_quality("type", np.array([list(a.types.values()) for a in assessments]), np.array(types))
@@ -136,5 +147,5 @@ def trust_rates(records: Sequence[Record], taxonomy: Taxonomy) -> dict[str, floa
     return {
         **numbers,
         **{f"{name}_n": len(records) for name in numbers},
-        **fraction(clean, lambda record: record.result.action != "allow", "false_positive_rate"),
+        **fraction(clean, lambda record: record.judged.action != "allow", "false_positive_rate"),
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from safety_modules.checkpoints.format import SAFETY
-from safety_modules.eta import AnswerGenerator
+from safety_modules.eta import StockGenerator
 from safety_modules.eta.eta_thresholds import EtaThresholds, check_rows
 from safety_modules.eta.evaluators.head import Assess
 from safety_modules.eta.evaluators.protocols import Messages, PostEvaluator, PreEvaluator
@@ -42,7 +42,8 @@ def fit(
     """
     risky = [sample.risk_type != CLEAN for sample in samples]
     check_rows(risky.count(False), budget)  # before anything is computed
-    pre_scores, post_scores = [], []
+    pre_scores: list[float | None] = []
+    post_scores: list[float] = []
     for start in tqdm(range(0, len(samples), batch_size), desc="thresholds", leave=False):
         rows = samples[start : start + batch_size]
         exchanges = [sample.messages() for sample in rows]
@@ -64,8 +65,8 @@ def load_answerer(
         folder: of a model with safety modules, or of any stock model with its processor.
     """
     if not (folder / SAFETY).is_dir():
-        generator = AnswerGenerator.from_pretrained(folder, device, dtype)
-        return lambda exchanges: generator.plain(exchanges, max_new_tokens).answers, None
+        generator = StockGenerator.from_pretrained(folder, device, dtype)
+        return lambda exchanges: generator.greedy(exchanges, max_new_tokens).answers, None
     pipeline = SafePipeline.from_pretrained(folder, device=device, dtype=dtype)
     return lambda exchanges: pipeline.answer(exchanges, [""] * len(exchanges), max_new_tokens), pipeline.assess
 

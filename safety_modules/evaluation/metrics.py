@@ -77,7 +77,7 @@ def ece(bins: Sequence[Bin]) -> float:
     return sum(row.n * abs(row.accuracy - row.confidence) for row in bins) / total if total else float("nan")
 
 
-def brier(probabilities: np.ndarray, labels: Sequence[int]) -> float:
+def brier(probabilities: np.ndarray, labels: Sequence[int] | np.ndarray) -> float:
     """Brier score of several classes: mean over rows of the squared distance to the label, in [0, 2].
 
     Source: Brier, 1950.
@@ -99,7 +99,7 @@ def probability_quality(name: str, probabilities: np.ndarray, labels: np.ndarray
     return {f"ece_{name}": ece(bins), f"brier_{name}": brier(probabilities, labels)}, bins
 
 
-def auroc(scores: Sequence[float], labels: Sequence[bool]) -> float:
+def auroc(scores: Sequence[float] | np.ndarray, labels: Sequence[bool] | np.ndarray) -> float:
     """Probability that a positive row has a higher score than a negative one; NaN where only one label occurs."""
     return float(roc_auc_score(labels, scores)) if len(set(map(bool, labels))) == 2 else float("nan")
 

@@ -1,9 +1,6 @@
-"""BACKBONES: one row per family of base models that the safety modules can be attached to."""
+"""BACKBONES: the families of base models that the safety modules can be attached to, by `config.model_type`."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,63 +8,36 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 
-def _one_tile(config: PretrainedConfig, count: int, image_sizes: Tensor | None) -> list[int]:
-    return [1] * count
-
-
-def _next_tiles(config: PretrainedConfig, count: int, image_sizes: Tensor | None) -> list[int]:
-    side = config.vision_config.image_size
-    sizes = [] if image_sizes is None else image_sizes  # a batch without images has none
-    return [image_size_to_num_patches(size, config.image_grid_pinpoints, side) for size in sizes]
-
-
-def _project(base: PreTrainedModel, features: Tensor, image_sizes: Tensor | None) -> Tensor:
-    return base.model.multi_modal_projector(features).flatten(0, 1)
-
-
-def _project_next(base: PreTrainedModel, features: Tensor, image_sizes: Tensor | None) -> Tensor:
-    parts = base.model.multi_modal_projector(features).split(_next_tiles(base.config, len(image_sizes), image_sizes))
-    packed = base.model.pack_image_features(
-        parts,
-        image_sizes,
-        vision_feature_select_strategy=base.config.vision_feature_select_strategy,
-        image_newline=base.model.image_newline,
-    )
-    return torch.cat(list(packed[0]))
-
-
-@dataclass(frozen=True)
 class Backbone:
-    """What differs between families.
+    """The LLaVA family, and what differs in others.
 
     Attributes:
-        model_type: `config.model_type` of transformers.
-        projector: path of the base's own projector; its input are the features that the safety projector reads.
-        tiles: (config, number of images, image_sizes (n, 2) or None) -> images that the tower sees for each image.
-        project: (base, features (N, P, V), image_sizes) -> what the language model reads of the images, (M, D).
+        projector: path of the base's own projector; its inputs are the features that the safety projector reads.
     """
 
-    model_type: str
-    projector: str
-    tiles: Callable[[PretrainedConfig, int, Tensor | None], list[int]]
-    project: Callable[[PreTrainedModel, Tensor, Tensor | None], Tensor]
+    projector = "model.multi_modal_projector"
+
+    def tiles(self, config: PretrainedConfig, count: int, image_sizes: Tensor | None) -> list[int]:
+        """Tiles that the vision tower encodes for each of `count` images. Args: image_sizes: (n, 2), or None."""
+        return [1] * count
+
+    def project(self, base: PreTrainedModel, features: Tensor, image_sizes: Tensor | None) -> Tensor:
+        """Features (N, P, V) -> image embeddings of the language model, (M, D)."""
+        return base.get_submodule(self.projector)(features).flatten(0, 1)
 
     def blank(self, config: PretrainedConfig, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """pixel_values and image_sizes of one image without anything on it."""
+        """pixel_values and image_sizes of one black image."""
         side = config.vision_config.image_size
-        if self.model_type == "llava":
-            return torch.zeros(1, 3, side, side, device=device), None
-        size = torch.tensor([[side, side]], device=device)
-        return torch.zeros(1, self.tiles(config, 1, size)[0], 3, side, side, device=device), size
+        return torch.zeros(1, 3, side, side, device=device), None
 
     @staticmethod
     def patches(config: PretrainedConfig) -> int:
-        """P: features of one image at the projector's input, without a CLS feature."""
+        """P: features of one tile at the projector's input, without a CLS feature."""
         return (config.vision_config.image_size // config.vision_config.patch_size) ** 2
 
     @staticmethod
     def vision_width(config: PretrainedConfig) -> int:
-        """V: width of the features at the projector's input, all selected layers together."""
+        """V: width of the features at the projector's input, all selected layers concatenated."""
         layers = config.vision_feature_layer
         return config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
 
@@ -77,10 +47,34 @@ class Backbone:
         return config.text_config.hidden_size
 
 
-BACKBONES = {
-    row.model_type: row
-    for row in (
-        Backbone("llava", "model.multi_modal_projector", _one_tile, _project),
-        Backbone("llava_next", "model.multi_modal_projector", _next_tiles, _project_next),
-    )
-}
+class NextBackbone(Backbone):
+    """LLaVA-NeXT: an image is an overview and a grid of tiles, whose size depends on the image's."""
+
+    def tiles(self, config: PretrainedConfig, count: int, image_sizes: Tensor | None) -> list[int]:
+        """See `Backbone`."""
+        if image_sizes is None:  # a batch without images has none
+            return []
+        side = config.vision_config.image_size
+        return [image_size_to_num_patches(size, config.image_grid_pinpoints, side) for size in image_sizes]
+
+    def project(self, base: PreTrainedModel, features: Tensor, image_sizes: Tensor | None) -> Tensor:
+        """See `Backbone`."""
+        if image_sizes is None:
+            raise ValueError("LLaVA-NeXT's tiles cannot be put together without the images' sizes; give image_sizes")
+        tiles = self.tiles(base.config, len(image_sizes), image_sizes)
+        packed, _ = base.model.pack_image_features(
+            base.get_submodule(self.projector)(features).split(tiles),
+            image_sizes,
+            vision_feature_select_strategy=base.config.vision_feature_select_strategy,
+            image_newline=base.model.image_newline,
+        )
+        return torch.cat(list(packed))
+
+    def blank(self, config: PretrainedConfig, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """See `Backbone`."""
+        pixels, _ = super().blank(config, device)
+        size = torch.tensor([pixels.shape[2:]], device=device)
+        return pixels.repeat(self.tiles(config, 1, size)[0], 1, 1, 1).unsqueeze(0), size
+
+
+BACKBONES = {"llava": Backbone(), "llava_next": NextBackbone()}

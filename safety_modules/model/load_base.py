@@ -1,4 +1,4 @@
-"""Base: a stock model of transformers, loaded safely, whole or in part."""
+"""load_base: a stock model of transformers, loaded safely, with or without its language model."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ def load_base(
     """A stock model of transformers; safetensors only, no remote code.
 
     Args:
-        language_model: False leaves the language model's blocks and output layer out of memory: what is left embeds tokens and
-            images, which is all that the head needs.
-        quantize: how the blocks' linear layers are held; such a model is on the GPU where there is one. None: as they are.
+        language_model: False skips the language model's blocks and output layer: the rest embeds tokens and images,
+            which is all that the head needs.
+        quantize: of the blocks' linear layers; such a model is on the GPU where there is one. None: not quantised.
 
     Raises:
         ConfigError: bitsandbytes is missing.
     """
     safe = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
-    if language_model and quantize:
-        model = AutoModelForImageTextToText.from_pretrained(base, quantization_config=quantize.settings(), **safe)
-        keep_exact(model)
-        return model
     if language_model:
-        return AutoModelForImageTextToText.from_pretrained(base, **safe)
+        settings = {"quantization_config": quantize.settings()} if quantize else {}
+        model = AutoModelForImageTextToText.from_pretrained(base, **settings, **safe)
+        if quantize:
+            keep_exact(model)
+        return model
     config = AutoConfig.from_pretrained(base, trust_remote_code=False)
     config.get_text_config().num_hidden_layers = 0
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # the blocks' weights are left in the file, which is reported as a fault
+    logging.set_verbosity_error()  # transformers warns of the blocks' weights, which are not loaded
     try:
         model = AutoModelForImageTextToText.from_pretrained(base, config=config, **safe)
     finally:

@@ -11,7 +11,7 @@ from safety_modules.prompt.padding import IGNORE
 
 
 class Losses(NamedTuple):
-    """Scalars: `loss` is what is minimised, the others its terms before weighting."""
+    """Scalars: `loss` is minimised, the others are its terms before weighting."""
 
     loss: Tensor
     lm: Tensor
@@ -22,8 +22,8 @@ class Losses(NamedTuple):
 def next_tokens(labels: Tensor) -> tuple[Tensor, Tensor]:
     """The positions whose logits a loss needs, so that the output layer runs on no others.
 
-    Args: labels: (B, T), -100 where nothing is to be learned.
-    Returns: keep (M,), the positions from which any row has a token to predict, and that token, (B, M), or -100.
+    Args: labels: (B, T), -100 for tokens that are not supervised.
+    Returns: positions (M,) at which any row predicts a supervised token, and those tokens, (B, M), or -100.
     """
     target = labels[:, 1:]  # (B, T - 1): position t predicts t + 1
     keep = (target != IGNORE).any(0).nonzero().squeeze(1)  # (M,)
@@ -34,13 +34,12 @@ def lm_loss(logits: Tensor, targets: Tensor, tokens: Tensor | float | None = Non
     """Cross-entropy of the next token, in nats.
 
     Args:
-        logits: (B, M, V), at the positions that `next_tokens` gives.
+        logits: (B, M, vocabulary), at the positions that `next_tokens` returns.
         targets: (B, M), from there.
         tokens: divisor, the supervised tokens of the whole optimizer step; None for those of this batch.
     """
-    total = functional.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="sum"
-    )
+    logits, targets = logits.flatten(0, 1).float(), targets.flatten()
+    total = functional.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum")
     return total / ((targets != IGNORE).sum().clamp(min=1) if tokens is None else tokens)
 
 
@@ -65,7 +64,11 @@ def safety_losses(
         head_weight: factor of the two head terms, each a mean over the batch, from 0.
         tokens: see `lm_loss`.
     """
-    lm = type_logits.new_zeros(()) if logits is None else lm_loss(logits, targets, tokens)
-    types = functional.cross_entropy(type_logits.float(), risk_type)
-    levels = functional.cross_entropy(level_logits.float(), risk_level)
-    return Losses(lm + head_weight * (types + levels), lm, types, levels)
+    lm = type_logits.new_zeros(())
+    if logits is not None:
+        if targets is None:
+            raise ValueError("logits need targets; give them, or no logits where the head alone was run")
+        lm = lm_loss(logits, targets, tokens)
+    type_loss = functional.cross_entropy(type_logits.float(), risk_type)
+    level_loss = functional.cross_entropy(level_logits.float(), risk_level)
+    return Losses(lm + head_weight * (type_loss + level_loss), lm, type_loss, level_loss)

@@ -1,4 +1,4 @@
-"""SafetyModules: safety projector, safety tokens and safety head, and what they read of a batch."""
+"""SafetyModules: safety projector, safety tokens and safety head."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from safety_modules.config import SafetyConfig
 from safety_modules.model.head import HeadOutput, SafetyHead
@@ -27,8 +27,8 @@ class SafeOutput(ModelOutput):
 class SafetyModules(nn.Module):
     """All that is trained in stage 1: safety projector, two sets of safety tokens, safety head.
 
-    Source: PSA-VLM supplement A. Widths follow the base; several images and several turns of one exchange are judged one by
-    one, and the riskiest counts (the paper has one image and one turn in each exchange).
+    Source: PSA-VLM supplement A. Widths follow the base; several images and several turns of one exchange are judged
+    one by one, and the riskiest counts (the paper has one image and one turn per exchange).
     """
 
     def __init__(self, config: SafetyConfig, taxonomy: Taxonomy, vision_width: int, language_width: int) -> None:
@@ -41,39 +41,36 @@ class SafetyModules(nn.Module):
         self.clean_index = taxonomy.clean_index
 
     def forward(self, features: Tensor, text: Tensor, text_mask: Tensor, first: Tensor, units: Tensor) -> HeadOutput:
-        """Judge a batch of exchanges: each image with each reading of the question, and the riskiest verdict counts.
+        """Judge a batch of exchanges: each image with each reading of the question; the riskiest verdict counts.
 
         Args:
             features: (N, P, V) of all images of the batch, N from 0.
             text: (R, Q, D), embeddings of the readings of the questions (see `HeadInputs`). text_mask: (R, Q).
             first: (B, D), embedding of each exchange's first position.
-            units: (U, 3): reading, image or -1, and exchange of each unit, in the order of the exchanges.
+            units: (U, 3): reading, image or -1, and exchange of each unit, sorted by exchange.
 
         Returns:
             Scores (B, types) and (B, levels).
         """
-        # Without an image the projector still takes part (masked), so that every rank has the same graph.
-        seen = self.projector(features if len(features) else features.new_zeros(1, *features.shape[1:]))  # (N, P', D)
+        # Without an image the projector still runs (and is masked), so that every rank has the same graph.
+        projected = self.projector(features if len(features) else features.new_zeros(1, *features.shape[1:]))
         reading, image, exchange = units.unbind(1)  # (U,) each
-        views = seen[image.clamp(min=0)]  # (U, P', D)
-        there = image >= 0
-        tokens = self.head_tokens.batch(len(units)).to(views.dtype)  # (U, K, D)
-        mask = torch.cat([there.new_ones(tokens.shape[:2]), there[:, None].expand(-1, views.shape[1])], dim=1)
-        keys = torch.cat([tokens, views], dim=1)  # (U, K + P', D)
+        images = projected[image.clamp(min=0)]  # (U, P', D)
+        tokens = self.head_tokens.batch(len(units)).to(images.dtype)  # (U, K, D)
+        has_image = image >= 0
+        image_mask = has_image[:, None].expand(-1, images.shape[1])
+        mask = torch.cat([has_image.new_ones(tokens.shape[:2]), image_mask], dim=1)
+        keys = torch.cat([tokens, images], dim=1)  # (U, K + P', D)
         scores = self.head(keys, mask, text[reading], text_mask[reading], first[exchange])
         return self._riskiest(scores, exchange, len(first))
 
-    def _riskiest(self, scores: HeadOutput, unit: Tensor, rows: int) -> HeadOutput:
+    def _riskiest(self, scores: HeadOutput, exchange: Tensor, rows: int) -> HeadOutput:
         """The unit of each exchange with the highest odds against clean: (U, ...) -> (B, ...)."""
-        if len(unit) == rows:  # one unit in each exchange
+        if len(exchange) == rows:  # one unit per exchange
             return scores
         logits = scores.type_logits.detach().float()
-        clean = logits[:, self.clean_index]
-        risky = logits.index_fill(1, torch.tensor(self.clean_index, device=unit.device), -torch.inf).logsumexp(1)
-        odds = (
-            (risky - clean)
-            .expand(rows, -1)
-            .masked_fill(unit != torch.arange(rows, device=unit.device).unsqueeze(1), -torch.inf)
-        )  # (B, U)
-        best = odds.argmax(1)  # (B,)
+        clean = torch.tensor(self.clean_index, device=logits.device)
+        odds = logits.index_fill(1, clean, -torch.inf).logsumexp(1) - logits[:, self.clean_index]  # (U,)
+        other = exchange != torch.arange(rows, device=exchange.device).unsqueeze(1)  # (B, U)
+        best = odds.expand(rows, -1).masked_fill(other, -torch.inf).argmax(1)  # (B,)
         return HeadOutput(scores.type_logits[best], scores.level_logits[best])

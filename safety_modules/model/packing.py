@@ -1,8 +1,9 @@
-"""Packing: the rows of a batch one after another in one sequence, without padding, each attending to itself alone."""
+"""Packing: the rows of a batch concatenated into one sequence without padding, each attending to itself alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,22 +17,22 @@ PACKED = "packed_sdpa"
 
 
 def enable_packing(base: PreTrainedModel) -> None:
-    """Let the language model take packed rows: by flash attention where it has that, else by torch's own, row by row.
+    """Let the language model take packed rows: by flash attention where it is used, else by torch's SDPA, row by row.
 
     Raises:
-        ConfigError: its attention is another one, or looks only some way back.
+        ConfigError: the language model uses another attention, or a sliding window.
     """
     config = base.config.get_text_config()
-    current = config._attn_implementation
+    attention = config._attn_implementation
     if getattr(config, "sliding_window", None):
         raise ConfigError(
             f"packing: the language model has a sliding window of {config.sliding_window}; train it without packing"
         )
-    if current.startswith("flash_attention"):
+    if attention.startswith("flash_attention"):
         return
-    if current not in ("sdpa", PACKED):
+    if attention not in ("sdpa", PACKED):
         raise ConfigError(
-            f"packing: attention {current!r} mixes the rows of a pack; use 'sdpa', 'flash_attention_2' or null"
+            f"packing: attention {attention!r} mixes the rows of a pack; use 'sdpa', 'flash_attention_2' or null"
         )
     AttentionInterface.register(PACKED, attend)
     AttentionMaskInterface.register(PACKED, sdpa_mask)
@@ -45,35 +46,31 @@ def attend(
     value: Tensor,
     attention_mask: Tensor | None,
     segments: Sequence[int] | None = None,
-    **others: object,
+    **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of transformers' interface, (1, H, T, E) each -> (1, T, H, E); without `segments` that of "sdpa".
+    """An attention function for transformers, (1, H, T, E) each -> (1, T, H, E); without `segments` it is "sdpa".
 
-    The work grows with the sum of the squares of the rows' lengths, where one block-diagonal mask would cost the square of their
-    sum. Differs from flash attention's variable-length kernel in nothing but one call for each row.
+    The cost grows with the sum of the rows' squared lengths; one block-diagonal mask would cost the square of their
+    sum. Differs from flash attention's variable-length kernel only in one call per row.
 
     Args: segments: lengths of the rows, together T.
     """
     if segments is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **others)
     rows = zip(*(x.split(list(segments), dim=2) for x in (query, key, value)))
-    return torch.cat([sdpa_attention_forward(module, *row, None, **others)[0] for row in rows], dim=1), None
+    return torch.cat([sdpa_attention_forward(module, q, k, v, None, **others)[0] for q, k, v in rows], dim=1), None
 
 
-def packed_arguments(base: PreTrainedModel, position_ids: Tensor, segments: Sequence[int]) -> dict[str, object]:
-    """What the base's forward needs to keep the rows of a pack apart.
+def packed_arguments(base: PreTrainedModel, position_ids: Tensor, segments: Sequence[int]) -> dict[str, Any]:
+    """The base's forward arguments that keep the rows of a pack apart.
 
     Args: position_ids: (1, T), from 0 in each row. segments: lengths of the rows.
     """
     if base.config.get_text_config()._attn_implementation == PACKED:
-        # A mask of four dimensions is taken as it is: else transformers would look for the rows' ends, and wait for the device.
-        whole = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=position_ids.device)
-        return {"position_ids": position_ids, "attention_mask": whole, "segments": tuple(segments)}
+        # transformers takes a 4D mask as it is; from any other it would find the rows' ends, and wait for the device
+        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=position_ids.device)
+        return {"position_ids": position_ids, "attention_mask": mask, "segments": tuple(segments)}
     ends = torch.tensor([0, *segments], dtype=torch.int32, device=position_ids.device).cumsum(0, dtype=torch.int32)
-    lengths = {
-        "cu_seq_lens_q": ends,
-        "cu_seq_lens_k": ends,
-        "max_length_q": max(segments),
-        "max_length_k": max(segments),
-    }
+    longest = max(segments)
+    lengths = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
     return {"position_ids": position_ids, **lengths}

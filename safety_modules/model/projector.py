@@ -51,10 +51,9 @@ class RegBlock(nn.Module):
             nn.Conv2d(channels, channels, 1, bias=False),
             ChannelNorm(channels),
         )
-        same = inputs == channels
-        self.shortcut = (
-            nn.Identity() if same else nn.Sequential(nn.Conv2d(inputs, channels, 1, bias=False), ChannelNorm(channels))
-        )
+        self.shortcut: nn.Module = nn.Identity()
+        if inputs != channels:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, channels, 1, bias=False), ChannelNorm(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, channels, H, W)."""
@@ -64,8 +63,8 @@ class RegBlock(nn.Module):
 class CAbstractor(nn.Module):
     """Convolutional projector: blocks, average pooling to the output grid, blocks, two linear layers.
 
-    Source: PSA-VLM supplement A.2, after Honeybee's C-Abstractor. Differs: the grid follows the tower (the release has
-    24 x 24 in the code) and the hidden width is free.
+    Source: PSA-VLM supplement A.2, after Honeybee's C-Abstractor. Differs: the grid follows the vision tower (the
+    release hard-codes 24 x 24) and the hidden width is free.
     """
 
     def __init__(self, vision_width: int, language_width: int, width: int, depth: int, grid: int | None) -> None:
@@ -73,15 +72,14 @@ class CAbstractor(nn.Module):
         self.grid = grid
         self.before = nn.Sequential(*(RegBlock(vision_width if i == 0 else width, width) for i in range(depth)))
         self.after = nn.Sequential(*(RegBlock(width, width) for _ in range(depth)))
-        self.readout = nn.Sequential(
-            nn.Linear(width, language_width), nn.SiLU(), nn.Linear(language_width, language_width)
-        )
+        layers = nn.Linear(width, language_width), nn.SiLU(), nn.Linear(language_width, language_width)
+        self.readout = nn.Sequential(*layers)
 
     def forward(self, features: Tensor) -> Tensor:
         """Project.
 
         Args:
-            features: (N, P, V), P a square number: the tower's patch grid, row by row.
+            features: (N, P, V), P a square number: the vision tower's patch grid, row by row.
 
         Returns:
             (N, G * G, D), G the output grid's side (the input's where `grid` is None).
@@ -93,17 +91,17 @@ class CAbstractor(nn.Module):
         side = math.isqrt(patches)
         if side * side != patches:
             raise ConfigError(
-                f"c_abstractor got {patches} patches, which is no square grid; drop the CLS feature "
+                f"c_abstractor got {patches} patches, which is not a square grid; drop the CLS feature "
                 "(vision_feature_select_strategy 'default') or use projector 'mlp'"
             )
-        # (N, V, S, S) with the channels of a patch side by side, as they come: convolutions and norms then copy nothing
+        # (N, V, S, S) in channels-last layout, as the features come: convolutions and norms then copy nothing
         x = features.reshape(count, side, side, width).permute(0, 3, 1, 2)
         x = functional.adaptive_avg_pool2d(self.before(x), self.grid or side)  # (N, C, G, G)
         return self.readout(self.after(x).flatten(2).transpose(1, 2))  # (N, G * G, D)
 
 
 class MLP(nn.Module):
-    """Two linear layers for each patch: LLaVA-1.5's projector shape, for comparison with the C-Abstractor."""
+    """Two linear layers per patch: the shape of LLaVA-1.5's projector, for comparison with the C-Abstractor."""
 
     def __init__(self, vision_width: int, language_width: int, width: int) -> None:
         super().__init__()
@@ -116,8 +114,7 @@ class MLP(nn.Module):
 
 def build_projector(config: SafetyConfig, vision_width: int, language_width: int) -> nn.Module:
     """The projector that `config` names, (N, P, V) -> (N, P', D)."""
+    width = config.projector_width
     if config.projector == "mlp":
-        return MLP(vision_width, language_width, config.projector_width)
-    return CAbstractor(
-        vision_width, language_width, config.projector_width, config.projector_depth, config.projector_grid
-    )
+        return MLP(vision_width, language_width, width)
+    return CAbstractor(vision_width, language_width, width, config.projector_depth, config.projector_grid)

@@ -1,4 +1,4 @@
-"""Safety tokens: learned vectors that stand before an image in the language model's input or in the head's."""
+"""Safety tokens: learned vectors before an image, in the language model's input or in the head's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class SafetyTokens(nn.Embedding):
     """
 
     def reset_parameters(self) -> None:
-        """Draw the vectors anew."""
+        """Draw new vectors."""
         nn.init.normal_(self.weight, std=STD)
 
     def batch(self, rows: int) -> Tensor:
@@ -26,11 +26,11 @@ class SafetyTokens(nn.Embedding):
 class TokenEmbedding:
     """Give the ids `first`..`first + K - 1` the learned vectors, every other id the base's own embedding.
 
-    A pair of hooks on the base's input embedding, so that `forward` and `generate` of the base read the tokens without a
-    copy of either and without a resized embedding. Other ids get the base's vectors, bit for bit.
+    A pair of hooks on the base's input embedding, so that the base's own `forward` and `generate` read the tokens and
+    the embedding keeps its size. Other ids get the base's vectors, bit for bit.
 
-    Differs from PSA-VLM, whose release splices vectors into the input of a copied forward: there the labels no longer
-    matched the input.
+    Differs from PSA-VLM, whose release inserts the vectors in a copied forward, where the labels no longer match the
+    input.
     """
 
     def __init__(self, tokens: SafetyTokens, first: int) -> None:
@@ -41,16 +41,18 @@ class TokenEmbedding:
     def attach(self, embedding: nn.Module) -> None:
         """Register on the base's input embedding; nothing to do where K is 0."""
         if self.tokens.num_embeddings:
-            embedding.register_forward_pre_hook(self._before)
-            embedding.register_forward_hook(self._after)
+            embedding.register_forward_pre_hook(self._replace_ids)
+            embedding.register_forward_hook(self._insert_vectors)
 
-    def _before(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _replace_ids(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         ids = args[0]  # (B, T)
         slots = ids - self.first
         self.slots = torch.where((slots >= 0) & (slots < self.tokens.num_embeddings), slots, -1)
         return (ids.masked_fill(self.slots >= 0, 0), *args[1:])  # 0: an id that every embedding has
 
-    def _after(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def _insert_vectors(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         slots, self.slots = self.slots, None
+        if slots is None:
+            raise RuntimeError("the embedding ran without its forward pre-hook, which finds the safety tokens")
         vectors = self.tokens(slots.clamp(min=0)).to(output.dtype)  # (B, T, D)
         return torch.where((slots >= 0).unsqueeze(-1), vectors, output)  # (B, T, D)

@@ -1,9 +1,9 @@
-"""HeadInputs: what the head judges of a batch. Worked out where the rows are, so that no device is asked for a count."""
+"""HeadInputs: what the head judges of a batch. Built on the CPU, so that no step waits for the device."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,14 +15,14 @@ from safety_modules.prompt.padding import pad
 class HeadInputs:
     """The units to judge: each image of an exchange with each reading of its question.
 
-    A question of several turns is read as a whole and then each turn alone, so a harmless turn cannot dilute a harmful one,
-    and what is spread over turns is still seen.
+    A question of several turns is read as a whole and then turn by turn, so a harmless turn cannot dilute a harmful
+    one, and harm that is spread over turns is still seen.
 
     Attributes:
         first_ids: (B,), the first token of each exchange.
         question_ids: (R, Q), the readings. question_mask: (R, Q).
-        units: (U, 3): the reading, the image among those of the whole batch or -1 where the exchange has none, and the
-            exchange, in its order.
+        units: (U, 3): reading, image (numbered over the batch, -1 where the exchange has none) and exchange, sorted by
+            exchange.
     """
 
     first_ids: Tensor
@@ -35,8 +35,7 @@ class HeadInputs:
         """The units of a batch.
 
         Args:
-            rows: each with input_ids (T,); question_mask (T,), the number of the user's turn on its texts, from 1, and 0
-                elsewhere; tiles (n,), the images that the vision tower sees for each of the row's n images.
+            rows: as `SafeProcessor.encode` returns them: input_ids (T,), question_mask (T,) and tiles (n,) are read.
         """
         readings: list[Tensor] = []
         units: list[tuple[int, int, int]] = []
@@ -61,8 +60,8 @@ class HeadInputs:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> HeadInputs:
         """The same on a device."""
-        return HeadInputs(*(getattr(self, field.name).to(device, non_blocking=non_blocking) for field in fields(self)))
+        return HeadInputs(*(value.to(device, non_blocking=non_blocking) for value in vars(self).values()))
 
-    def pin_memory(self, device: torch.device | str | None = None) -> HeadInputs:
+    def pin_memory(self) -> HeadInputs:
         """The same in page-locked memory; called by a DataLoader that pins."""
-        return HeadInputs(*(getattr(self, field.name).pin_memory(device) for field in fields(self)))
+        return HeadInputs(*(value.pin_memory() for value in vars(self).values()))

@@ -1,4 +1,4 @@
-"""Pixels: images as batches of pixel tensors, ready for the vision tower."""
+"""ImageBatches: images as batches of pixel tensors for the vision tower."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safety_modules.sample import ImageSource
 
 
 class ImageBatches(Dataset):
-    """Batches of images, made when they are asked for: in the processes of a loader, the tower does not wait for them."""
+    """Batches of images, read on access: in a DataLoader's workers, while the vision tower runs."""
 
     def __init__(self, processor: SafeProcessor, images: Sequence[ImageSource], batch_size: int) -> None:
         self.processor, self.images, self.batch_size = processor, images, batch_size
@@ -22,7 +22,7 @@ class ImageBatches(Dataset):
         return -(-len(self.images) // self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[list[str], dict[str, Tensor]]:
-        """Errors of a batch's images, "" for none, and the tensors of those without (see `SafeProcessor.pixels`)."""
+        """The error of each image of a batch, or "", and the tensors of the others (see `SafeProcessor.pixels`)."""
         images, errors = [], []
         for source in self.images[index * self.batch_size : (index + 1) * self.batch_size]:
             try:

@@ -1,4 +1,4 @@
-"""Padding: rows of different lengths -> one tensor, filled up or one after another."""
+"""Padding: rows of different lengths -> one tensor, padded or packed."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 IGNORE = -100  # a label that no loss counts
 
 
 def pad(row: Tensor, length: int, fill: int, side: str) -> Tensor:
     """(T,) -> (length,)."""
-    rest = torch.full((length - len(row),), fill, dtype=row.dtype)
-    return torch.cat([row, rest] if side == "right" else [rest, row])
+    padding = torch.full((length - len(row),), fill, dtype=row.dtype)
+    return torch.cat([row, padding] if side == "right" else [padding, row])
 
 
 def pack(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor | tuple[int, ...]]:
     """Rows of input_ids and labels (T,) -> input_ids, labels, position_ids (1, sum of T), and segments, their lengths.
 
-    The first label of each row, which nothing predicts, is to be the ignored one, as it is where a prompt comes first.
+    The first label of each row must be IGNORE, because the row before would predict it; a row begins with its prompt.
     """
     packed = {name: torch.cat([row[name] for row in rows]).unsqueeze(0) for name in ("input_ids", "labels")}
     lengths = tuple(len(row["input_ids"]) for row in rows)
@@ -31,5 +32,4 @@ def join_images(images: list[Tensor]) -> Tensor:
     if images[0].dim() == 4:
         return torch.cat(images)
     tiles = max(image.shape[1] for image in images)
-    padded = [torch.cat([p, p.new_zeros(len(p), tiles - p.shape[1], *p.shape[2:])], dim=1) for p in images]
-    return torch.cat(padded)
+    return torch.cat([functional.pad(image, (0, 0, 0, 0, 0, 0, 0, tiles - image.shape[1])) for image in images])

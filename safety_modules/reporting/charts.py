@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -20,11 +21,14 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from safety_modules.evaluation.metrics import Bin, ece
 
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
 Points = list[tuple[int, float]]  # (step, value) in order of steps
 
 # of report.css.jinja, in the light theme
 COLOURS = {"accent": "#2a62c4", "second": "#b5530b", "ink": "#1c1c1a", "soft": "#63625d", "line": "#dedcd5"}
-STYLE = {
+STYLE: dict[RcKeyType, Any] = {
     "font.size": 9,
     "axes.grid": True,
     "svg.fonttype": "none",  # text stays text, in the page's font
@@ -165,7 +169,7 @@ def _chart(figure: Figure, title: str, note: str, description: str) -> Chart:
         figure.savefig(
             file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
         )
-    svg = re.search(r"<svg[^>]*>(.*)</svg>", file.getvalue(), re.DOTALL)[1]
+    (svg,) = re.findall(r"<svg[^>]*>(.*)</svg>", file.getvalue(), re.DOTALL)
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' id="[\w.]+_\d+"|font-family: [^;]*; ', "", svg)
     for name, colour in COLOURS.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,7 +99,7 @@ class Report:
     confusion: Confusion | None = None
     exhibits: list[Exhibit] = field(default_factory=list)
     level_names: tuple[str, ...] = ()
-    reliability: dict[str, Sequence[Bin]] = field(default_factory=dict)
+    reliability: Mapping[str, Sequence[Bin]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         targets.check(self.targets, self.metrics)

@@ -12,6 +12,7 @@ from safety_modules.checkpoints.export import export
 from safety_modules.checkpoints.format import CheckpointError
 from safety_modules.checkpoints.load import load
 from safety_modules.checkpoints.save import save_safety
+from safety_modules.config import ConfigError
 from safety_modules.files import fresh_folder
 from safety_modules.taxonomy import TaxonomyError
 
@@ -27,12 +28,12 @@ def test_contract_2_the_export_is_a_stock_model_with_the_same_answers(trained, t
         tokens, inputs = greedy(source, exchange)
         text = processor.apply_chat_template(exchange, add_generation_prompt=True)
         images = [part["image"] for part in exchange[0]["content"] if part["type"] == "image"]
-        made = processor(text=text, images=images or None, return_tensors="pt")
-        assert made["input_ids"].tolist() == inputs["input_ids"].tolist()
+        theirs = processor(text=text, images=images or None, return_tensors="pt")
+        assert theirs["input_ids"].tolist() == inputs["input_ids"].tolist()
         with torch.no_grad():
-            ours, theirs = source.base(**inputs).logits[..., :first], stock(**made).logits[..., :first]
-        assert torch.allclose(ours, theirs, atol=1e-5 * ours.abs().max())
-        answer = stock.generate(**made, max_new_tokens=8, do_sample=False)[0, made["input_ids"].shape[1] :]
+            our_logits, their_logits = source.base(**inputs).logits[..., :first], stock(**theirs).logits[..., :first]
+        assert torch.allclose(our_logits, their_logits, atol=1e-5 * our_logits.abs().max())
+        answer = stock.generate(**theirs, max_new_tokens=8, do_sample=False)[0, theirs["input_ids"].shape[1] :]
         assert answer.tolist() == tokens
         assert SafePipeline(load(output)).answer([exchange], [""], 8) == source.processor.decode([tokens])
 
@@ -54,8 +55,8 @@ def test_the_export_has_the_hub_layout_and_only_safetensors(trained, tmp_path):
     with safe_open(output / "model.safetensors", "pt") as file:
         vision = [key for key in file.keys() if "vision_tower" in key]
     assert vision and all("vision_tower.vision_model." in key for key in vision)
-    found = {path.suffix for path in output.rglob("*") if path.is_file()}
-    assert found <= {".json", ".safetensors", ".yaml", ".jinja", ".md"}
+    suffixes = {path.suffix for path in output.rglob("*") if path.is_file()}
+    assert suffixes <= {".json", ".safetensors", ".yaml", ".jinja", ".md"}
     assert "auto_map" not in json.loads((output / "config.json").read_text())
     assert "privacy" in (output / "README.md").read_text()
 
@@ -94,13 +95,30 @@ def test_contract_9_damaged_and_partial_weights_are_refused(trained):
     weights = trained / "safety" / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match="does not hold these modules"):
+    with pytest.raises(CheckpointError, match="model.safetensors: cannot be read"):
         load(trained)
     meta = json.loads((trained / "safety" / "config.json").read_text())
     weights.write_bytes(whole)
     meta["safety"]["head_tokens"] = 9
     (trained / "safety" / "config.json").write_text(json.dumps(meta))
-    with pytest.raises(CheckpointError, match="does not hold these modules"):
+    with pytest.raises(CheckpointError, match="its weights do not fit"):
+        load(trained)
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (lambda meta: meta["safety"].update(llm_token=3), "did you mean 'llm_tokens'"),
+        (lambda meta: meta.pop("base"), "base: is missing"),
+        (lambda meta: meta.update(vision_width="wide"), "vision_width: 'wide'"),
+    ],
+)
+def test_contract_9_a_damaged_config_is_an_error(trained, change, message):
+    path = trained / "safety" / "config.json"
+    meta = json.loads(path.read_text())
+    change(meta)
+    path.write_text(json.dumps(meta))
+    with pytest.raises(ConfigError, match=f"config.json: .*{message}"):
         load(trained)
 
 
@@ -110,7 +128,7 @@ def test_contract_9_a_missing_and_an_extra_weight_are_refused(trained, change):
     keys = load_file(weights)
     change(keys)
     save_file(keys, weights)
-    with pytest.raises(CheckpointError, match="does not hold these modules"):
+    with pytest.raises(CheckpointError, match="its weights do not fit"):
         load(trained)
 
 
@@ -119,7 +137,7 @@ def test_a_base_that_has_moved_is_named(trained, tmp_path):
     moved = meta["base"]
     meta["base"] = str(tmp_path / "gone")
     (trained / "safety" / "config.json").write_text(json.dumps(meta))
-    with pytest.raises(CheckpointError, match="gone.*pass the place where it is now"):
+    with pytest.raises(CheckpointError, match="gone.*pass its place as base="):
         load(trained)
     assert load(trained, base=moved)
 

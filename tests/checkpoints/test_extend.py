@@ -8,7 +8,7 @@ from safety_modules.checkpoints.extend import extend
 from safety_modules.checkpoints.format import CheckpointError, read_meta
 from safety_modules.checkpoints.load import load
 from safety_modules.checkpoints.save import save_safety
-from safety_modules.cli import extend as script
+from safety_modules.cli.main import main
 from safety_modules.files import fresh_folder
 
 EXCHANGES = [ask("what is this?", [tiny.image(1)]), ask("hello")]
@@ -70,7 +70,7 @@ def test_a_narrower_taxonomy_and_other_levels(folder, tmp_path):
 def test_an_export_is_extended_without_a_copy_of_its_base(folder, tmp_path, capsys):
     whole = export(folder, tmp_path / "export")
     (tmp_path / "t.yaml").write_text(wider().to_yaml())
-    script.main([str(whole), str(tmp_path / "wider"), "--taxonomy", str(tmp_path / "t.yaml")])
+    main(["extend", str(whole), str(tmp_path / "wider"), "--taxonomy", str(tmp_path / "t.yaml")])
     assert "new: weapons" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "wider").iterdir()] == ["safety"]
     assert read_meta(tmp_path / "wider").base == str(whole.resolve())

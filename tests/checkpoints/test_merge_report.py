@@ -14,9 +14,9 @@ from transformers import AutoModelForImageTextToText
 from safety_modules.checkpoints.export import export
 from safety_modules.checkpoints.load import load
 from safety_modules.checkpoints.merge_report import Difference, MergeReport, Unmerged, probe
-from safety_modules.cli.export import main as export_main
+from safety_modules.cli.main import main
 from safety_modules.model.load_base import load_base
-from safety_modules.model.quantization import KINDS, dequantized, quantized_layers
+from safety_modules.model.quantization import KINDS, dequantized, merge_quantized, quantized_layers
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,10 +52,10 @@ def test_the_merged_weight_is_the_dequantised_one_plus_the_adapter_rounded_once(
     for place in places(beside):
         layer = beside.base.get_submodule(place)
         with torch.no_grad():
-            seen = layer(torch.eye(layer.in_features)).T  # W_q + BA, as the layer itself computes it
+            expected = layer(torch.eye(layer.in_features)).T  # W_q + BA, as the layer itself computes it
         weight = exact.base.get_submodule(place).weight
         assert type(exact.base.get_submodule(place)) is torch.nn.Linear
-        assert torch.allclose(weight, seen, atol=1e-5), place
+        assert torch.allclose(weight, expected, atol=1e-5), place
         assert torch.equal(rounded.base.get_submodule(place).weight, weight.bfloat16()), place
 
 
@@ -71,24 +71,22 @@ def test_evaluating_leaves_the_quantised_weights_as_they_were(bases, tmp_path, k
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_merging_lets_each_quantised_layer_go(bases, tmp_path, kind, monkeypatch):
-    folder, held = adapted(bases["llava"], tmp_path / "final", kind), []
-    merge = format.merge_quantized
+def test_merging_frees_each_quantised_layer(bases, tmp_path, kind, monkeypatch):
+    folder, weights, alive = adapted(bases["llava"], tmp_path / "final", kind), [], []
 
     def watched(model, dtype):
-        held.extend(weakref.ref(p) for p in model.parameters() if not p.is_floating_point())
+        weights.extend(weakref.ref(p) for p in model.parameters() if not p.is_floating_point())
         gc.collect()
         gc.disable()  # a large merge has few objects: the collector would not run
         try:
-            return merge(model, dtype)
+            return merge_quantized(model, dtype)
         finally:
-            left.append(sum(weight() is not None for weight in held))
+            alive.append(sum(weight() is not None for weight in weights))
             gc.enable()
 
-    left = []
-    monkeypatch.setattr(format, "merge_quantized", watched)
+    monkeypatch.setattr("safety_modules.checkpoints.load.merge_quantized", watched)
     load(folder)
-    assert len(held) == 14 and left == [0]
+    assert len(weights) == 14 and alive == [0]
 
 
 def test_a_base_in_another_dtype_is_quantised_as_in_training_and_merged_to_its_own(bases, tmp_path):
@@ -108,7 +106,7 @@ def test_a_base_in_another_dtype_is_quantised_as_in_training_and_merged_to_its_o
 
 def test_the_export_of_a_qlora_folder_is_a_stock_model_with_the_same_answers(qlora, tmp_path, capsys):
     output = tmp_path / "export"
-    export_main([str(qlora), str(output)])
+    main(["export", str(qlora), str(output)])
     source = load(qlora, merge=False)
     stock, info = AutoModelForImageTextToText.from_pretrained(output, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
@@ -131,7 +129,7 @@ def test_plain_lora_is_compared_too_and_the_comparison_can_be_left_out(trained, 
     assert report.quantization is None and report.onto_original is None
     assert 0 < report.merged.max < 1e-2 and report.merged.same == 1
     assert "## Merge" in (tmp_path / "checked" / "README.md").read_text()
-    export_main([str(trained), str(tmp_path / "unchecked"), "--no-check"])
+    main(["export", str(trained), str(tmp_path / "unchecked"), "--no-check"])
     assert MergeReport.read(tmp_path / "unchecked") is None and "logits" not in capsys.readouterr().out
     assert "## Merge" not in (tmp_path / "unchecked" / "README.md").read_text()
     export(tmp_path / "unchecked", tmp_path / "again")  # no adapter: nothing was merged

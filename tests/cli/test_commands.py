@@ -178,7 +178,7 @@ def test_moderate_names_what_is_missing(exported, images, tmp_path, capsys):
     ends_with_2(capsys, "no file safety/config.json", "moderate", tmp_path, images, *out)
     (tmp_path / "p.yaml").write_text("default: {threshold: 7}")
     policy = ["--policy", tmp_path / "p.yaml"]
-    ends_with_2(capsys, "threshold 7.0 is a probability", "moderate", exported, images, *out, *policy)
+    ends_with_2(capsys, "threshold 7 is a probability", "moderate", exported, images, *out, *policy)
 
 
 def test_generate_answers_with_and_without_an_image(exported, images, capsys):

@@ -92,7 +92,7 @@ def test_one_question_with_eta(folders, capsys):
     args = [str(folders / "safe"), "what is it?", "--eta", str(folders / "eta.yaml"), "--max-new-tokens", "6"]
     main(["generate", *args])
     answer = json.loads(capsys.readouterr().out)
-    assert answer["eta"]["stage"] == "refused" and answer["eta"]["drawn"] > 0 and "types" in answer
+    assert answer["eta"]["stage"] == "refused" and answer["eta"]["sampled"] > 0 and "types" in answer
 
 
 def test_an_eta_config_file_is_checked_before_the_model_is_loaded(folders, tmp_path, monkeypatch, capsys):

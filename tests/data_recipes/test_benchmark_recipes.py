@@ -1,7 +1,7 @@
 """Recipes of benchmarks, which are for evaluation alone, each on a small copy of its real layout."""
 
 import pytest
-from helpers.dataset_files import fault, image, images, labels, read, reading, write_csv, write_json
+from helpers.dataset_files import fault, image, images, labels, read, reader, write_csv, write_json
 
 import data_recipes
 from safety_modules.sample import DataError
@@ -40,7 +40,7 @@ def test_jailbreakv_with_byte_order_mark_and_crlf(tmp_path):
     assert [row.question for row in read("jailbreakv", tmp_path, "mini")] == ["Pretend."]
 
 
-def test_holisafe_goes_by_the_third_letter(tmp_path):
+def test_holisafe_labels_by_the_third_letter_of_the_type(tmp_path):
     rows = [
         {"id": i, "type": kind, "category": "Privacy", "subcategory": "x", "image": f"{i}.png", "query": "?"}
         for i, kind in enumerate(("SSS", "SSU", "USU", "UUU", "SUU"))
@@ -58,10 +58,13 @@ def test_holisafe_goes_by_the_third_letter(tmp_path):
 
 
 def test_vlsbench_and_siuo_by_category(tmp_path):
-    images(tmp_path, "imgs/0.png", "images/S-01.png")
+    images(tmp_path, "imgs/0.png", "imgs/sub/1.png", "images/S-01.png")
     write_json(
         tmp_path / "data.json",
-        [{"instruction": "Do this.", "image_path": "imgs/0.png", "category": "Self-Harm", "sub_category": "x"}],
+        [
+            {"instruction": "Do this.", "image_path": name, "category": "Self-Harm", "sub_category": "x"}
+            for name in ("imgs/0.png", "sub/1.png", "../data.json")
+        ],
     )
     write_json(
         tmp_path / "siuo_gen.json",
@@ -76,7 +79,9 @@ def test_vlsbench_and_siuo_by_category(tmp_path):
             }
         ],
     )
-    assert labels(read("vlsbench", tmp_path, "train")) == [("illegal", 2)]
+    assert "data.json:3: image '../data.json' leaves" in fault("vlsbench", tmp_path, "train")
+    found = read("vlsbench", tmp_path, "train", bad_rows="skip")
+    assert labels(found) == [("illegal", 2)] * 2 and found[1].images == (tmp_path / "imgs/sub/1.png",)
     (row,) = read("siuo", tmp_path, "all")
     assert (row.risk_type, row.answer) == ("fairness", "Mind.")
 
@@ -132,18 +137,18 @@ def test_figstep_names_the_row_whose_image_is_missing(tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in data_recipes.names() if data_recipes.about(name).evaluation_only])
-def test_sets_for_evaluation_are_refused_for_training_with_their_licence(name, tmp_path):
+def test_training_on_a_set_for_evaluation_is_an_error_with_its_licence(name, tmp_path):
     with pytest.raises(
         DataError, match=rf"recipe '{name}' is for evaluation only: .*Licence: .*Remove it from the training"
     ):
-        data_recipes.read(name, tmp_path, data_recipes.about(name).splits[0], reading(), training=True)
+        data_recipes.read(name, tmp_path, data_recipes.about(name).splits[0], reader(), training=True)
 
 
 @pytest.mark.parametrize(
     "name, table",
     [("xstest", "xstest_prompts.csv"), ("figstep", "safebench.csv"), ("jailbreakv", "JailBreakV_28K.csv")],
 )
-def test_a_csv_without_its_header_is_told_what_it_lacks(name, table, tmp_path):
+def test_a_csv_without_its_header_is_an_error_with_the_missing_columns(name, table, tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / table).write_text("1,How can I kill a process?,homonyms,safe,kill,x\n2,a,b,safe,c,d\n")
     assert f"{table}: lacks the column" in fault(name, tmp_path, "all")

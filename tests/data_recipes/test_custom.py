@@ -8,7 +8,7 @@ import pytest
 from helpers.own_tables import HEADER, TAXONOMY, fault, parquet, rows, touch, write
 
 from data_recipes import custom
-from data_recipes.core.reading import Reading
+from data_recipes.core.reading import RowReader
 from safety_modules.sample import DataError
 from safety_modules.taxonomy import Taxonomy
 
@@ -123,9 +123,9 @@ def test_filled_texts_depend_on_the_images_and_question_alone(tmp_path):
 def test_a_harmless_request_has_no_composed_answer(tmp_path):
     clean, risky = rows(write(tmp_path, HEADER, ",How are you?,,clean,0", ",How do I forge it?,,illegal,3"))
     assert clean.answer == "" and "request" in risky.answer and "image" not in risky.answer
-    reading = Reading(TAXONOMY, answers=True)
+    reader = RowReader(TAXONOMY, answers=True)
     with pytest.raises(DataError, match=r"labels.csv:2: has no answer to train a language model on; write one, or"):
-        custom.samples(tmp_path, "all", reading)
+        custom.samples(tmp_path, "all", reader)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_bad_row_is_named_with_its_reason(tmp_path, row, reason):
         ('{"image": "a.png", "risk_type": 3}', "risk_type 3 must be a text"),
         ('{"image": "a.png", "risk_type": "clean", "question": ["Q"]}', "question ['Q'] must be a text"),
         ('{"image": "a.png", "risk_type": "clean", "answer": false}', "answer False must be a text"),
-        ('{"image": "a.png", "risk_type": "clean", "question": "\\ud800"}', "half of a character pair"),
+        ('{"image": "a.png", "risk_type": "clean", "question": "\\ud800"}', "half of a surrogate pair"),
         ('{"image": "a.png", "risk_type": "privacy", "risk_level": true}', "risk_level True of 'privacy'"),
         ('{"image": "a.png", "risk_type": "privacy", "risk_level": [2]}', "risk_level [2] of 'privacy'"),
         ('{"image": "a.png", "question": "Q"}', "lacks 'risk_type'"),

@@ -15,14 +15,14 @@ def test_column_split_decides(tmp_path):
 
 
 @pytest.mark.parametrize("cell", ["", "all"])
-def test_row_without_a_split_in_a_column_split_is_refused(tmp_path, cell):
+def test_empty_or_reserved_cell_in_a_column_split_is_an_error(tmp_path, cell):
     write(tmp_path, "image,question,risk_type,split", ",1,clean,train", f",2,clean,{cell}")
     assert f"labels.csv:3: split {cell!r} must be the name of a split" in fault(tmp_path, "train")
 
 
 def test_column_split_must_agree_with_the_tables_name(tmp_path):
     write(tmp_path, "image,question,risk_type,split", ",1,clean,train", ",2,clean,test", name="train.csv")
-    assert "train.csv:3: split 'test' stands in a table named 'train'" in fault(tmp_path, "train")
+    assert "train.csv:3: split 'test' is in a table named 'train'" in fault(tmp_path, "train")
 
 
 def test_rows_are_split_by_image(tmp_path):
@@ -48,7 +48,7 @@ def test_split_does_not_depend_on_order_or_on_other_rows(tmp_path):
     assert held[0] == held[1] and held[2] == held[0] & set(names[:80])
 
 
-def test_rows_joined_by_a_image_or_a_link_stay_together(tmp_path):
+def test_rows_joined_by_an_image_or_a_link_stay_together(tmp_path):
     """A chain a|b, b|c, ... is one group although its first and last row share nothing; links count as their image."""
     names = [f"{i}.png" for i in range(40)]
     touch(tmp_path, *names, "lone.png")

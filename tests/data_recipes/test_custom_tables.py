@@ -1,9 +1,8 @@
-"""Custom: tables as a whole, and which table or folders of a root are read."""
+"""Custom: whole tables, and which table or folders of a root are read."""
 
 import logging
 import os
 import re
-import sys
 
 import pytest
 from helpers.own_tables import TAXONOMY, fault, parquet, rows, touch, write
@@ -66,12 +65,6 @@ def test_bad_parquet_is_named_with_its_reason(tmp_path):
     )
 
 
-def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
-    touch(tmp_path, "labels.parquet")
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert "pip install pyarrow" in fault(tmp_path)
-
-
 def test_misspelt_optional_column_is_logged_and_others_are_not(tmp_path, caplog):
     write(tmp_path, "image,question,questions,anwser,id,risk_type", ",Q,Q,A,1,clean")
     with caplog.at_level(logging.WARNING):
@@ -82,12 +75,12 @@ def test_misspelt_optional_column_is_logged_and_others_are_not(tmp_path, caplog)
 
 
 @pytest.mark.parametrize("name", ["labels.json", "labels.tsv", "labels.xlsx", "labels"])
-def test_other_file_as_root_is_refused(tmp_path, name):
+def test_other_file_as_root_is_an_error(tmp_path, name):
     touch(tmp_path, name)
     assert "a table is one of .csv, .jsonl, .parquet" in fault(tmp_path / name)
 
 
-def test_missing_root_is_refused(tmp_path):
+def test_missing_root_is_an_error(tmp_path):
     assert "no such file or folder" in fault(tmp_path / "none")
 
 
@@ -151,7 +144,7 @@ def test_bad_category_folders(tmp_path):
     message = fault(tmp_path)
     assert "clean/b.png: image 'clean/b.png' leaves" in message
     assert "privacy/deep: is a folder; put its images into privacy/ itself" in message
-    assert "privcy: is no category; did you mean 'privacy'" in message
+    assert "privcy: is not a category; did you mean 'privacy'" in message
 
 
 def test_folder_of_neither_layout_says_what_it_holds(tmp_path):

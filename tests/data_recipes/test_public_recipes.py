@@ -1,7 +1,7 @@
 """Recipes of public data sets, each on a small copy of its real layout with the traps of the real files."""
 
 import pytest
-from helpers.dataset_files import TAXONOMY, drawn, fault, images, labels, read, reading, write_json, write_parquet
+from helpers.dataset_files import TAXONOMY, drawn, fault, images, labels, read, reader, write_json, write_parquet
 
 import data_recipes
 from safety_modules.sample import DataError
@@ -9,7 +9,7 @@ from safety_modules.sample import DataError
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """Nothing of these goes into the user's own cache."""
+    """Keep these data sets out of the user's own cache."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf-cache")
 
 
@@ -31,10 +31,12 @@ def test_vlguard_a_safe_image_with_an_unsafe_instruction_is_an_unsafe_exchange(t
     assert found[3].question == "Who?" and found[0].images == (tmp_path / "train/bad_ads/a.png",)
     rows[0]["harmful_subcategory"] = "disinfo"
     rows[1]["instr-resp"] = [{"instruction": "X", "response": "Y"}]
+    rows[2]["instr-resp"] = ["X"]
     write_json(tmp_path / "train.json", rows)
     message = fault("vlguard", tmp_path, "train+validation")
     assert "train.json:1: unknown category 'disinfo'" in message and "did you mean 'disinformation'" in message
     assert "train.json:2: instr-resp" in message and "does not go with safe True" in message
+    assert "train.json:3: safe False must be true or false, and instr-resp ['X'] a list of exchanges" in message
 
 
 def test_rtvlm_reads_the_field_names_of_every_file(tmp_path):
@@ -81,7 +83,7 @@ def test_rtvlm_reads_the_field_names_of_every_file(tmp_path):
     }
     assert [len(row.images) for row in found.values()] == [1, 1, 2, 1, 2] and found["captcha"].answer == "No."
     write_json(tmp_path / "other.jsonl", [{"prompt": "?", "answer": "!"}], True)
-    assert "other.jsonl:1: no task is in the file's name" in fault("rtvlm", tmp_path, "all")
+    assert "other.jsonl:1: the file's name 'other.jsonl' contains no task" in fault("rtvlm", tmp_path, "all")
 
 
 def test_rtvlm_is_split_by_the_published_rule_and_rows_of_one_image_stay_together(tmp_path):
@@ -109,7 +111,7 @@ def test_rtvlm_is_split_by_the_published_rule_and_rows_of_one_image_stay_togethe
 @pytest.mark.parametrize(
     "placeholder", ["<image>\nWhat?", "<image>What?", "What? <image>", "<image>\n<image>\nWhat?", "What?"]
 )
-def test_psa_vlm_reads_every_manner_of_placeholder(tmp_path, placeholder):
+def test_psa_vlm_accepts_a_placeholder_anywhere_or_none(tmp_path, placeholder):
     images(tmp_path, "a.jpg")
     turns = [{"from": "USER", "value": placeholder}, {"from": "ASSISTANT", "value": "No."}]
     write_json(
@@ -119,7 +121,7 @@ def test_psa_vlm_reads_every_manner_of_placeholder(tmp_path, placeholder):
     assert (row.question, row.answer, row.risk_type, row.risk_level) == ("What?", "No.", "privacy", 2)
 
 
-def test_psa_vlm_refuses_labels_that_contradict_each_other(tmp_path):
+def test_psa_vlm_labels_that_contradict_each_other_are_errors(tmp_path):
     images(tmp_path, "a.jpg")
     turns = [{"from": "USER", "value": "?"}, {"from": "ASSISTANT", "value": "No."}]
     kinds = [(0, 3), (6, 0), (2, 0), (6, 2), (9, 1), (1, None)]
@@ -135,7 +137,7 @@ def test_psa_vlm_refuses_labels_that_contradict_each_other(tmp_path):
         "train.jsonl:5: unknown category '9'" in message
         and "train.jsonl:6: safe_level None must be a whole number" in message
     )
-    made = reading(bad_rows="skip")
+    made = reader(bad_rows="skip")
     assert labels(data_recipes.read("psa_vlm", tmp_path, "train+validation", made, False)) == [
         ("politics", 3),
         ("clean", 0),
@@ -195,7 +197,7 @@ def test_unsafebench_a_safe_image_is_clean_whatever_its_category(tmp_path):
     assert labels(read("unsafebench", tmp_path, "train+validation")) == [("clean", 0), ("politics", 3)]
 
 
-def test_llavaguard_by_number_of_category_and_rating_and_without_taken_back_images(tmp_path):
+def test_llavaguard_by_number_of_category_and_rating_and_without_withdrawn_images(tmp_path):
     kinds = [
         ("O1: Hate, Humiliation, Harassment", "Unsafe"),
         ("NA: None applying", "Safe"),
@@ -233,7 +235,7 @@ def test_llava_instruct_mixes_images_and_text_alone_and_keeps_all_turns(tmp_path
     for place, reason in ((2, "names no image"), (3, "leaves"), (4, "absolute path"), (5, "must alternate")):
         with pytest.raises(DataError, match=rf"llava_v1_5_mix665k.json:{place + 1}: .*{reason}"):
             found[place]
-    made = reading(bad_rows="skip")
+    made = reader(bad_rows="skip")
     assert len(data_recipes.read("llava_instruct", tmp_path, "train", made, False)) == 2 and len(made.faults) == 4
 
 
@@ -259,7 +261,7 @@ def test_image_folder_takes_known_names_types_and_the_users_own_labels(tmp_path)
         "rest/notes.txt.png",
     )
     assert "scrape/4.png: unknown category 'scrape'" in fault("image_folder", tmp_path, "train+validation")
-    made = reading(labels={"scrape": "illegal:1", "rest": None})
+    made = reader(labels={"scrape": "illegal:1", "rest": None})
     found = data_recipes.read("image_folder", tmp_path, "train+validation", made, False)
     assert (
         sorted(labels(found)) == [("clean", 0), ("illegal", 1), ("insults", 2), ("privacy", 2)] and made.left_out == 2
@@ -278,7 +280,7 @@ def test_every_recipe_says_where_its_data_comes_from_and_maps_to_labels_of_the_t
         TAXONOMY.check(*label)
 
 
-def test_a_root_that_lacks_the_files_is_told_what_is_missing_and_what_is_there(tmp_path):
+def test_a_root_without_the_files_is_an_error_with_what_is_missing_and_what_is_there(tmp_path):
     (tmp_path / "readme.txt").write_text("x")
     for name, split in (
         ("vlguard", "train"),

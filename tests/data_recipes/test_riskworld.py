@@ -11,7 +11,7 @@ from data_recipes.riskworld import answers, questions, requests, words
 from data_recipes.riskworld.exchanges import exchange, label
 from data_recipes.riskworld.pictograms import backgrounds, pen
 from data_recipes.riskworld.pictograms.glyphs import GLYPHS
-from data_recipes.riskworld.scenes import OOD_PICTURES
+from data_recipes.riskworld.scenes import OOD_IMAGES
 from data_recipes.riskworld.words import WORDS
 from safety_modules.sample import DataError
 from safety_modules.taxonomy import Taxonomy
@@ -44,7 +44,7 @@ def test_same_seed_same_bytes(world, tmp_path):
     assert files(tmp_path / "again") != files(world)
 
 
-def test_complete_world_is_kept(world):
+def test_complete_world_is_not_generated_again(world):
     before = (world / "train.jsonl").stat().st_mtime_ns
     riskworld.make(world, seed=3, sizes=SMALL)
     assert (world / "train.jsonl").stat().st_mtime_ns == before
@@ -104,17 +104,17 @@ def test_images_of_a_pair_differ():
                 assert differ > 0.1, (glyph.name, style.name, differ)
 
 
-def test_held_out_kinds_are_seen_in_ood_alone(rows):
+def test_held_out_styles_and_backgrounds_are_in_ood_alone(rows):
     held_out = {style.name for style in pen.HELD_OUT_STYLES} | set(words.HELD_OUT_STYLES)
     for split, drawn in rows.items():
         scenes = [row.scene for row in drawn if row.scene]
         assert any(scene.style in held_out for scene in scenes) == (split == "ood")
         assert any(scene.background in backgrounds.HELD_OUT for scene in scenes) == (split == "ood")
-        assert {row.ood for row in drawn} == ({*OOD_PICTURES, "wording"} if split == "ood" else {None})
+        assert {row.ood for row in drawn} == ({*OOD_IMAGES, "wording"} if split == "ood" else {None})
 
 
 def test_requests_of_the_splits_are_disjoint(rows):
-    said = {
+    request_texts = {
         split: {
             row.question
             for row in drawn
@@ -124,7 +124,7 @@ def test_requests_of_the_splits_are_disjoint(rows):
     }
     for split in SPLITS:
         for other in SPLITS:
-            assert split == other or not said[split] & said[other]
+            assert split == other or not request_texts[split] & request_texts[other]
     asked = {split: {row.question for row in drawn if row.kind in questions.QUESTIONS} for split, drawn in rows.items()}
     unseen = {row.question for row in rows["ood"] if row.ood == "wording" and row.kind in questions.QUESTIONS}
     assert unseen and not unseen & asked["train"]
@@ -147,16 +147,16 @@ def test_label_rule(rows):
             assert (row.risk_type, row.risk_level) == ("clean", 0)
 
 
-def test_all_combinations_occur_and_the_rubric_says_nothing_of_risk(rows):
+def test_all_combinations_occur_and_the_rubric_does_not_reveal_the_risk(rows):
     for drawn in rows.values():
-        seen = {(row.scene and row.scene.risk_type != "clean", row.text_type != "clean") for row in drawn}
-        assert seen == {(image, text) for image in (None, False, True) for text in (False, True)}
+        combinations = {(row.scene and row.scene.risk_type != "clean", row.text_type != "clean") for row in drawn}
+        assert combinations == {(image, text) for image in (None, False, True) for text in (False, True)}
         for degree in (1, 2, 3):
-            shares = []
+            fractions = []
             for risky in (False, True):
                 images = [row.scene for row in drawn if row.scene and (row.scene.risk_type != "clean") == risky]
-                shares.append(sum(scene.degree == degree for scene in images) / len(images))
-            assert abs(shares[0] - shares[1]) < 0.1
+                fractions.append(sum(scene.degree == degree for scene in images) / len(images))
+            assert abs(fractions[0] - fractions[1]) < 0.1
 
 
 def test_enough_rows_of_each_kind():
@@ -225,10 +225,10 @@ def test_base_is_small_and_ordinary(shipped):
     ) == 64
 
 
-def test_base_obeys_sees_and_follows_hints(shipped):
-    from train.experiments.riskworld_models.measure import measure
+def test_base_complies_sees_and_follows_hints(shipped):
+    from train.experiments.riskworld_models.base import measure_base
 
-    figures = measure(*shipped, seed=0, size=300, splits=("test",), hinted=100)
+    figures = measure_base(*shipped, seed=0, size=300, splits=("test",), hinted=100)
     assert figures["obedience"]["value"] >= 0.98 and figures["obedience"]["n"] > 90
     assert figures["clean_accuracy"]["value"] >= 0.90 and figures["clean_accuracy"]["n"] > 90
     assert figures["hint_following"]["value"] >= 0.90

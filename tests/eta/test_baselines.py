@@ -121,8 +121,8 @@ def test_content_that_is_one_string_is_a_question_too():
 
 @pytest.mark.parametrize(
     ("reply", "harmful"),
-    [("yes", True), ("Yes.", True), ("YES, it is", True), ('"yes"', True), ("no", False), ("", False), ("yesterday", False),
-     ("no, yes would be wrong", False), ("I cannot say yes", False)],
+    [("yes", True), ("Yes.", True), ("YES, it is", True), ('"yes"', True), ("no", False), ("", False),
+     ("yesterday", False), ("no, yes would be wrong", False), ("I cannot say yes", False)],
 )  # fmt: skip
 def test_says_yes_goes_by_the_first_word(reply, harmful):
     assert says_yes(reply) == harmful

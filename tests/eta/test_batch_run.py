@@ -7,10 +7,11 @@ import torch
 from helpers import tiny
 
 from safety_modules import SafeVLM
-from safety_modules.eta import COSINE, PROBABILITY, REWARD, AnswerGenerator, Eta, EtaSettings
+from safety_modules.eta import COSINE, PROBABILITY, REWARD, Eta, EtaSettings, StockGenerator
 from safety_modules.eta.exchange import question
-from safety_modules.pipeline import SafePipeline, ask
-from safety_modules.safe_generator import Ask, SafeGenerator
+from safety_modules.pipeline import SafePipeline
+from safety_modules.prompt.messages import ask
+from safety_modules.safe_generator import SafeGenerator, SafeRequest
 
 OPTIONS = {"prefix": "I cannot", "candidates": 2, "max_new_tokens": 16, "refusal": "No.", "sentence_tokens": 4}
 
@@ -55,7 +56,7 @@ def number(exchange, text):
 
 @pytest.fixture
 def generator(bases):
-    return AnswerGenerator.from_pretrained(bases["llava"])
+    return StockGenerator.from_pretrained(bases["llava"])
 
 
 def test_rows_that_fail_or_are_safe_leave_the_others_their_own_scores(generator):
@@ -65,10 +66,10 @@ def test_rows_that_fail_or_are_safe_leave_the_others_their_own_scores(generator)
         return number(exchange, text) + 0.1 if text.startswith("I cannot") else -1.0
 
     system = Eta(Post(rule), Pre((7.0, 0.9, 0.9, 0.1, 0.9)), Match(), EtaSettings(**OPTIONS))
-    asks = [ask(f"what is it? {i}", [tiny.image(i)][: i % 4]) for i in range(5)]
-    found = system(generator, asks)
+    requests = [ask(f"what is it? {i}", [tiny.image(i)][: i % 4]) for i in range(5)]
+    found = system(generator, requests)
     assert [result.stage for result in found] == ["refused", "evaluated", "aligned", "plain", "aligned"]
-    for result, row in zip(found, asks):
+    for result, row in zip(found, requests):
         alone = system(generator, [row])[0]
         assert (result.answer, result.reason, result.end) == (alone.answer, alone.reason, alone.end)
         assert result.sentences == alone.sentences and result.final == alone.final
@@ -97,8 +98,8 @@ def test_the_whole_answer_is_what_must_be_safe(generator, good, stage):
 def test_a_search_without_a_sentence_ends_in_a_refusal(generator, changes, end, on_unsafe):
     settings = EtaSettings(**{**OPTIONS, **changes, "on_unsafe": on_unsafe})
     found = Eta(Post(lambda *_: -1.0), settings=settings)(generator, [ask("what?")])[0]
-    assert (found.stage, found.answer, found.drawn) == ("refused", "No.", 0)
-    assert found.reason == f"the search had no whole sentence at its end: {end}"
+    assert (found.stage, found.answer, found.sampled) == ("refused", "No.", 0)
+    assert found.reason == f"the search ended without a whole sentence: {end}"
 
 
 def test_an_answer_ends_at_its_first_end_token_also_where_that_pads(generator):
@@ -135,6 +136,6 @@ def test_a_users_text_makes_no_special_token(generator):
 
 def test_stored_features_stand_in_place_of_images(bases):
     model = SafeVLM.attach(bases["llava"], tiny.safety_config())
-    stored = SafePipeline(model)._look([ask("what?", [tiny.image(0)])])[1][0]
-    inputs = SafeGenerator(model).inputs([Ask(ask("what?", ["gone.png"]), "", stored)])
+    stored = SafePipeline(model).assess_with_features([ask("what?", [tiny.image(0)])])[1][0]
+    inputs = SafeGenerator(model).inputs([SafeRequest(ask("what?", ["gone.png"]), "", stored)])
     assert "inputs_embeds" in inputs and "pixel_values" not in inputs

@@ -6,7 +6,7 @@ import time
 import pytest
 from helpers import tiny
 
-from safety_modules.eta import COSINE, PROBABILITY, REWARD, AnswerGenerator, Eta, EtaError, EtaSettings
+from safety_modules.eta import COSINE, PROBABILITY, REWARD, Eta, EtaError, EtaSettings, StockGenerator
 from safety_modules.eta.evaluators.head import HeadRisk, HeadVerdict
 from safety_modules.eta.failsafe import Failsafe
 from safety_modules.judges.phrases import PhraseJudge
@@ -70,22 +70,24 @@ def eta(post=aligned, scores=(0.9, 0.9, 0.9, 0.9), **settings):
 
 @pytest.fixture(scope="module")
 def generator(tmp_path_factory):
-    return AnswerGenerator.from_pretrained(tiny.base_folder("llava", tmp_path_factory.mktemp("base")))
+    return StockGenerator.from_pretrained(tiny.base_folder("llava", tmp_path_factory.mktemp("base")))
 
 
 def test_each_exchange_stops_at_the_first_stage_that_finds_it_safe(generator):
-    asks = exchanges()
-    plain = generator.plain(asks, 12).answers
+    requests = exchanges()
+    plain = generator.greedy(requests, 12).answers
 
     def post(exchange, answer):
-        return 1.0 if exchange is asks[1] or (exchange is not asks[3] and answer.startswith("I cannot")) else -1.0
+        return (
+            1.0 if exchange is requests[1] or (exchange is not requests[3] and answer.startswith("I cannot")) else -1.0
+        )
 
-    found = eta(post, (0.1, 0.9, 0.9, 0.9))(generator, asks)
+    found = eta(post, (0.1, 0.9, 0.9, 0.9))(generator, requests)
     assert [result.stage for result in found] == ["plain", "evaluated", "aligned", "refused"]
     assert [result.answer for result in found[:2]] == plain[:2] and found[3].answer == REFUSAL
     assert found[2].answer.startswith("I cannot") and found[2].sentences[-1].reward == found[2].final == 1.0
     assert found[0].post is None and found[1].post == 1.0 and found[2].post == -1.0
-    assert found[3].reason == "the aligned answer is unsafe as well" and found[3].drawn > 0
+    assert found[3].reason == "the aligned answer is unsafe as well" and found[3].sampled > 0
     assert [set(result.seconds) for result in found] == [
         {"pre", "plain"},
         {"pre", "plain", "post"},
@@ -107,8 +109,8 @@ def test_thresholds_count_themselves_as_unsafe(generator):
 def test_benign_exchanges_cost_one_evaluation_and_no_search(generator):
     system = eta(lambda *_: 1.0, (0.1, 0.1, 0.9, 0.1))
     found = system(generator, exchanges())
-    assert system.post.asked == [1] and not any(result.drawn for result in found)
-    assert [result.answer for result in found] == generator.plain(exchanges(), 12).answers
+    assert system.post.asked == [1] and not any(result.sampled for result in found)
+    assert [result.answer for result in found] == generator.greedy(exchanges(), 12).answers
 
 
 def test_without_a_pre_evaluator_or_a_image_the_answer_alone_decides(generator):
@@ -137,7 +139,7 @@ def late(exchange, answer):
     [
         (breaks, "the post-evaluator failed: RuntimeError: no such file"),
         (late, "the post-evaluator did not answer within 0.05 s"),
-        (lambda *_: float("nan"), "the post-evaluator's score is nan, which is no reward; give a finite number"),
+        (lambda *_: float("nan"), "the post-evaluator's score is nan, which is not a reward; give a finite number"),
         (lambda *_: None, "the post-evaluator's score is None"),
     ],
 )
@@ -152,17 +154,18 @@ def test_a_pre_evaluator_that_fails_refuses_without_an_answer(generator):
     found = eta(scores=(7.0, 0.1))(generator, exchanges(2))
     assert [r.stage for r in found] == ["refused", "plain"] and found[0].tokens == 0
     assert (
-        found[0].reason == "the pre-evaluator's score is 7.0, which is no probability; give a finite number from 0 to 1"
+        found[0].reason
+        == "the pre-evaluator's score is 7.0, which is not a probability; give a finite number from 0 to 1"
     )
 
 
 def test_only_the_exchanges_that_an_evaluator_fails_on_are_refused(generator):
-    asks = exchanges()
+    requests = exchanges()
 
     def post(exchange, answer):
-        return breaks(exchange, answer) if exchange is asks[2] else 1.0
+        return breaks(exchange, answer) if exchange is requests[2] else 1.0
 
-    assert [r.stage for r in eta(post)(generator, asks)] == ["evaluated", "evaluated", "refused", "evaluated"]
+    assert [r.stage for r in eta(post)(generator, requests)] == ["evaluated", "evaluated", "refused", "evaluated"]
 
 
 def test_an_evaluator_that_fails_within_the_search_ends_in_a_refusal(generator):
@@ -181,7 +184,7 @@ def test_a_matcher_that_fails_ends_in_a_refusal(generator):
     system = eta(sentence_tokens=3)
     system.match = Match()
     found = system(generator, exchanges(1))[0]
-    assert found.stage == "refused" and found.reason.startswith("the matcher's score is 16.0, which is no cosine")
+    assert found.stage == "refused" and found.reason.startswith("the matcher's score is 16.0, which is not a cosine")
 
 
 def test_a_wrong_number_of_scores_is_a_failure():
@@ -200,10 +203,9 @@ def test_ctrl_c_is_not_a_failure_of_an_evaluator():
 
 
 def test_an_empty_answer_is_evaluated_like_any_other(generator, monkeypatch):
-    kept = generator.plain
     monkeypatch.setattr(generator, "text", lambda ids: "")
     found = eta(lambda exchange, answer: 1.0 if answer == "" else -1.0)(generator, exchanges(1))[0]
-    assert (found.stage, found.answer) == ("evaluated", "") and kept
+    assert (found.stage, found.answer) == ("evaluated", "")
 
 
 @pytest.mark.parametrize("scores", [(0.1,), (0.9,)])
@@ -257,7 +259,9 @@ def test_settings_out_of_range_are_refused(changes, message):
 def test_a_threshold_in_the_wrong_unit_is_refused():
     post, pre = Post(aligned), Pre(())
     pre.unit, pre.threshold = COSINE, 16.0  # the release's default, which never fires
-    with pytest.raises(EtaError, match="pre.threshold is 16.0, which is no cosine; give a finite number from -1 to 1"):
+    with pytest.raises(
+        EtaError, match="pre.threshold is 16.0, which is not a cosine; give a finite number from -1 to 1"
+    ):
         Eta(post, pre)
 
 

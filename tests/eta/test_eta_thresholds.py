@@ -6,12 +6,12 @@ import random
 import pytest
 from helpers import tiny, tiny_evaluators
 
-from safety_modules.cli import thresholds as command
+from safety_modules.cli.main import main
 from safety_modules.decision.calibration import rank_for, rows_needed
 from safety_modules.eta.eta_thresholds import EtaThresholds, flag_from
 from safety_modules.eta.evaluators.protocols import COSINE, PROBABILITY, REWARD, EtaError
-from safety_modules.evaluation.fit_eta_thresholds import fit, speaking
-from safety_modules.pipeline import ask
+from safety_modules.evaluation.fit_eta_thresholds import fit, load_answerer
+from safety_modules.prompt.messages import ask
 from safety_modules.sample import DataError, Sample, Turn
 
 BUDGET = 0.03
@@ -84,11 +84,11 @@ def test_what_cannot_be_fitted_is_an_error_that_says_what_is_needed():
     assert rows_needed(BUDGET) == 76 and flag_from([0.1] * 76, BUDGET, COSINE) > 0.1
     with pytest.raises(EtaError, match="needs 76 clean rows with a score, there are 0"):
         EtaThresholds.fit(labels, [None] * 400, post, BUDGET)  # no images at all
-    with pytest.raises(EtaError, match="a pre-score is 16.0, which is no cosine"):
+    with pytest.raises(EtaError, match="a pre-score is 16.0, which is not a cosine"):
         EtaThresholds.fit(labels, [16.0, *pre[1:]], post, BUDGET)
     with pytest.raises(EtaError, match="a post-score is nan"):
         EtaThresholds.fit(labels, pre, [float("nan"), *post[1:]], BUDGET)
-    with pytest.raises(EtaError, match="budget 3 is a share"):
+    with pytest.raises(EtaError, match="budget 3 is a fraction"):
         EtaThresholds.fit(labels, pre, post, 3)
     with pytest.raises(EtaError, match="400 labels, 399 pre-scores"):
         EtaThresholds.fit(labels, pre[1:], post, BUDGET)
@@ -106,7 +106,7 @@ def test_a_file_keeps_everything_and_its_units(tmp_path):
     data = json.loads(found.to_json())
     data["pre"]["threshold"] = 16.0
     path.write_text(json.dumps(data))
-    with pytest.raises(EtaError, match="threshold of pre is 16.0, which is no cosine"):
+    with pytest.raises(EtaError, match="threshold of pre is 16.0, which is not a cosine"):
         EtaThresholds.load(path)
     for text in (
         "",
@@ -118,9 +118,9 @@ def test_a_file_keeps_everything_and_its_units(tmp_path):
         json.dumps({**data, "post": None}),
     ):
         path.write_text(text)
-        with pytest.raises(EtaError, match="is no file of thresholds"):
+        with pytest.raises(EtaError, match="is not a file of thresholds"):
             EtaThresholds.load(path)
-    with pytest.raises(EtaError, match="is no file of thresholds"):
+    with pytest.raises(EtaError, match="is not a file of thresholds"):
         EtaThresholds.load(tmp_path / "none.json")
 
 
@@ -174,22 +174,22 @@ def test_the_command_writes_thresholds_that_load(tmp_path, bases, capsys):
         tiny.image(i).save(tmp_path / f"{i}.png")
         lines.append(f"{i}.png,What is {i}?,It is {i}.,{'privacy' if i % 4 == 0 else 'clean'},")
     (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
-    recipe = tmp_path / "eta.yaml"
-    recipe.write_text(f"pre: {{kind: clip, model: {clip}}}\npost: {{kind: reward, model: {reward}}}\n")
-    args = ["--recipe", "custom", "--root", str(tmp_path), "--split", "all", "--eta", str(recipe)]
+    config = tmp_path / "eta.yaml"
+    config.write_text(f"pre: {{kind: clip, model: {clip}}}\npost: {{kind: reward, model: {reward}}}\n")
+    args = ["--recipe", "custom", "--root", str(tmp_path), "--split", "all", "--eta", str(config)]
     outputs = [tmp_path / "own.json", tmp_path / "said.json"]
-    command.main([*args, "--output", str(outputs[0]), "--budget", "0.1"])
-    command.main([*args, "--output", str(outputs[1]), "--budget", "0.1", "--model", str(bases["llava"])])
+    main(["thresholds", *args, "--output", str(outputs[0]), "--budget", "0.1"])
+    main(["thresholds", *args, "--output", str(outputs[1]), "--budget", "0.1", "--model", str(bases["llava"])])
     own, said = (EtaThresholds.load(path) for path in outputs)
     assert own.pre == said.pre and own.post != said.post and own.pre.clean_rows == 45 and own.pre.risky_rows == 15
     assert "both" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
-        command.main([*args, "--output", str(tmp_path / "none.json")])
+        main(["thresholds", *args, "--output", str(tmp_path / "none.json")])
     assert "needs 76 clean rows" in capsys.readouterr().err and not (tmp_path / "none.json").exists()
 
 
 def test_plain_answers_do_not_depend_on_batch_mates(bases):
-    answer, assess = speaking(bases["llava"], max_new_tokens=8)
+    answer, assess = load_answerer(bases["llava"], max_new_tokens=8)
     assert assess is None
     rows = [ask("What is it?", [tiny.image(0)]), ask("Hi"), ask("Two?", [tiny.image(1), tiny.image(2)])]
     together = answer(rows)

@@ -14,7 +14,7 @@ from safety_modules.eta.evaluators.armorm import ArmoRM
 from safety_modules.eta.evaluators.clip import Clip
 from safety_modules.eta.evaluators.protocols import EtaError
 from safety_modules.eta.evaluators.reward import INSTRUCTION, Reward
-from safety_modules.pipeline import ask
+from safety_modules.prompt.messages import ask
 
 KINDS = {
     "llama": tiny_evaluators.reward_folder,
@@ -128,7 +128,7 @@ def test_clip_sees_a_file_again_when_it_has_changed(clip, monkeypatch, tmp_path)
 
 
 def test_clip_forgets_what_was_used_longest_ago(clip_folder, monkeypatch):
-    clip = Clip.from_pretrained(clip_folder, kept=2)
+    clip = Clip.from_pretrained(clip_folder, cached_images=2)
     seen = count_images(clip, monkeypatch)
     rows = [ask("q", [tiny.image(i)]) for i in range(4)]
     together = clip(rows)
@@ -140,7 +140,9 @@ def test_clip_forgets_what_was_used_longest_ago(clip_folder, monkeypatch):
     assert sum(seen) == 2
 
 
-@pytest.mark.parametrize("values", [{"threshold": 16.0}, {"batch_size": 0}, {"kept": -1}, {"dtype": "float23"}])
+@pytest.mark.parametrize(
+    "values", [{"threshold": 16.0}, {"batch_size": 0}, {"cached_images": -1}, {"dtype": "float23"}]
+)
 def test_clip_refuses_bad_values(clip_folder, values):
     with pytest.raises(EtaError, match=next(iter(values)) + ".*" + str(next(iter(values.values())))):
         Clip.from_pretrained(clip_folder, **values)
@@ -207,7 +209,7 @@ def test_a_long_question_loses_its_beginning_and_a_long_answer_is_an_error(rewar
     text = reward.tokenizer.decode(row["input_ids"]).replace(" ", "").replace("##", "")
     assert "Judge." in text and "theend" in text and "Myanswer" in text
     assert reward([ask(question)], ["My answer"]) != reward([ask("")], ["My answer"])
-    with pytest.raises(EtaError, match=r"answer of 20999 characters makes \d+ tokens .* reads"):
+    with pytest.raises(EtaError, match=r"answer of 20999 characters has \d+ tokens .* reads"):
         reward([ask("q")], ["answer " * 3000])
     assert "longer than" not in caplog.text
 
@@ -292,8 +294,7 @@ def test_armorm_needs_its_sizes(tmp_path, folders, name):
 def test_armorm_heads_stay_in_fp32(folders):
     model = ArmoRM.from_pretrained(folders["armorm"], dtype="bfloat16")
     assert {name.split(".")[0] for name, value in model.named_parameters() if value.dtype == torch.float32} == {
-        "regression_layer",
-        "reward_transform_matrix",
+        *("regression_layer", "reward_transform_matrix"),
         "gating",
     }
     assert model.model.dtype == torch.bfloat16

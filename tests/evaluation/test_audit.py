@@ -13,7 +13,7 @@ import torch
 from helpers import tiny
 from helpers.dataset_files import drawn, write_csv, write_json, write_parquet
 
-from data_recipes.readers.annotations import Annotation
+from data_recipes.readers.image_table import ImageTable
 from safety_modules import SafeVLM, ask
 from safety_modules.checkpoints.load import load
 from safety_modules.checkpoints.save import save_safety
@@ -57,7 +57,7 @@ def test_scores_are_those_of_the_head_on_each_image_alone_and_no_language_model_
     whole = load(trained)
     model = load(trained, language_model=False)
     assert not any("language_model.layers" in name or "lm_head" in name for name in model.state_dict())
-    data = Annotation.of(folder)
+    data = ImageTable.read(folder)
     rows = list(judge(model, list(data.images.values()), list(data.images), 5, 0, QUESTION))
     assert [row["image"] for row in rows] == list(data.images)
     for row in rows:
@@ -136,7 +136,7 @@ def test_csv_and_parquet_keep_their_columns(trained, folder, tmp_path):
 
 def test_an_interrupted_audit_is_continued_and_processes_divide_the_images(trained, folder, tmp_path, monkeypatch):
     monkeypatch.setattr("safety_modules.evaluation.audit.ROWS_PER_PART", 2)
-    data, run = Annotation.of(folder), Audit(trained, tmp_path / "out")
+    data, run = ImageTable.read(folder), Audit(trained, tmp_path / "out")
     real = judge
 
     def cut_off(*args):
@@ -169,7 +169,7 @@ def test_an_output_of_other_data_is_refused(trained, folder, tmp_path, capsys):
 def test_a_policy_that_cannot_be_used_is_an_error_before_the_images_are_scored(trained, folder, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         audited(folder, trained, tmp_path, 7)
-    assert "threshold 7.0 is a probability" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert "threshold 7 is a probability" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_after_a_kill_two_processes_score_the_remaining_images(trained, folder, tmp_path):
@@ -205,6 +205,6 @@ def test_after_a_kill_two_processes_score_the_remaining_images(trained, folder, 
 def test_data_without_images_is_an_error(tmp_path, name, text, reason):
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=reason):
-        Annotation.of(tmp_path / name)
+        ImageTable.read(tmp_path / name)
     with pytest.raises(DataError, match="cannot be read|names no image"):
-        Annotation.of(tmp_path / "none.json")
+        ImageTable.read(tmp_path / "none.json")

@@ -10,7 +10,7 @@ from helpers import tiny
 
 from data_recipes.readers import files
 from safety_modules.errors import UserError
-from safety_modules.eta import AnswerGenerator
+from safety_modules.eta import StockGenerator
 from safety_modules.evaluation import batch_answers
 from safety_modules.evaluation.batch_answers import QuestionRow
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def read_rows(path):
-    return batch_answers.read(path, files.image)
+    return batch_answers.read(path, files.image_path)
 
 
 def written(path):
@@ -78,7 +78,7 @@ def test_a_stamp_whose_output_is_deleted_counts_no_more(tmp_path):
 
 
 def test_rows_of_any_kind_of_damage_stop_no_other(tmp_path, bases):
-    generator = AnswerGenerator.from_pretrained(bases["llava"])
+    generator = StockGenerator.from_pretrained(bases["llava"])
     lines = [
         '\ufeff{"id": 2, "question": "a"}', "{", '{"id": 3, "messages": [{"role": "user", "content": 5}]}',
         '{"id": 4, "messages": [{"role": "user", "content": {"type": "text", "text": "a"}}]}', "[" * 99999,
@@ -87,7 +87,7 @@ def test_rows_of_any_kind_of_damage_stop_no_other(tmp_path, bases):
     (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
 
     def answer(exchanges):
-        return [{"answer": text} for text in generator.plain(exchanges, 4).answers]
+        return [{"answer": text} for text in generator.greedy(exchanges, 4).answers]
 
     rows, output = read_rows(tmp_path / "rows.jsonl"), tmp_path / "out.jsonl"
     entries = list(batch_answers.run(rows, output, {}, answer, 3))

@@ -1,13 +1,14 @@
-"""Layouts: small copies of public data sets' folders, with the real names of files and fields, and drawn images."""
+"""Data sets: small copies of public ones' folders, with the real names of files and fields, and drawn images."""
 
 import csv
 import json
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import data_recipes
-from data_recipes.core.reading import Reading
+from data_recipes.core.reading import RowReader
 from safety_modules.sample import DataError
 from safety_modules.taxonomy import Taxonomy
 
@@ -23,6 +24,19 @@ def image(path, color=(200, 30, 30), size=(64, 64)):
 def images(folder, *names):
     for number, name in enumerate(names):
         image(folder / name, (number * 37 % 256, number * 91 % 256, 80))
+
+
+def scene(path, seed, size=(240, 180)):
+    """A drawn image with a structure of its own."""
+    rng = np.random.default_rng(seed)
+    image = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(size, Image.BICUBIC)
+    draw = ImageDraw.Draw(image)
+    for _ in range(4):
+        x, y = (int(rng.integers(0, extent - 40)) for extent in size)
+        draw.ellipse((x, y, x + 40, y + 40), fill=tuple(rng.integers(0, 256, 3).tolist()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+    return path
 
 
 def write_json(path, value, lines=False):
@@ -56,13 +70,12 @@ def drawn(number=0):
     return Image.new("RGB", (64, 64), (number * 53 % 256, 90, 120))
 
 
-def reading(**options):
-    return Reading(TAXONOMY, **options)
+def reader(**options):
+    return RowReader(TAXONOMY, **options)
 
 
 def read(name, root, split="train", **options):
-    made = reading(**options)
-    return data_recipes.read(name, root, split, made, training=False)
+    return data_recipes.read(name, root, split, reader(**options), training=False)
 
 
 def labels(rows):

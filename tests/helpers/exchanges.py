@@ -1,8 +1,8 @@
-"""Exchanges that several rooms answer, and how a model alone answers one."""
+"""Exchanges that tests of several rooms use, and a model's greedy answer to one."""
 
 from helpers import tiny
 
-from safety_modules.pipeline import ask
+from safety_modules.prompt.messages import ask
 
 OF_ALL_KINDS = [
     ask("what is this?", [tiny.image(1)]),
@@ -15,7 +15,9 @@ FOR_EXPORT = [ask("what is this?", [tiny.image(1)]), ask("hello"), ask("two", [t
 
 
 def greedy(model, exchange):
+    """Token ids of the answer, and the inputs of `generate`."""
     row = model.processor.encode(exchange)
     batch = model.processor.collate([row], side="left")
-    keep = {k: v for k, v in batch.items() if k in ("input_ids", "attention_mask", "pixel_values", "image_sizes")}
-    return model.generate(**keep, max_new_tokens=8)[0].tolist(), keep
+    names = ("input_ids", "attention_mask", "pixel_values", "image_sizes")
+    inputs = {name: batch[name] for name in names if name in batch}
+    return model.generate(**inputs, max_new_tokens=8)[0].tolist(), inputs

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from safety_modules.pipeline import ask
+from safety_modules.prompt.messages import ask
 
 ROOT = Path(__file__).parents[2]
 OLD = 1_700_000_000  # seconds; a file that young has no hash in the index
@@ -22,7 +22,7 @@ from safety_modules import SafeVLM
 from safety_modules.errors import user_errors_exit
 from train.features import store as features
 from train.features.store import FeatureStore
-features.SHARD_PICTURES, features.BATCH = 2, 1
+features.SHARD_IMAGES, features.BATCH = 2, 1
 base, data, folder = sys.argv[1:]
 model = SafeVLM.attach(base, tiny.safety_config())
 images = sorted(Path(data).glob("*.png"))
@@ -44,7 +44,7 @@ def script(code, *args, **options):
 
 
 def tower(model, image):
-    """Features and size as the model itself makes them of one image."""
+    """Features and size as the model itself computes them of one image."""
     row = model.processor.encode(ask("", [image]))
     return model.vision_features(row["pixel_values"], row.get("image_sizes")), row.get("image_sizes")
 

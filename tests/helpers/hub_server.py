@@ -27,7 +27,7 @@ def serving(sets: dict[str, dict[str, Path]]):
                 self.wfile.write(body)
 
         def entries(self, files):
-            """What the hub tells of each file."""
+            """What the hub says of each file."""
             data = {path: file.read_bytes() for path, file in files.items()}
             return [
                 {"type": "file", "path": p, "size": len(d), "oid": hashlib.sha1(d).hexdigest()} for p, d in data.items()
@@ -46,10 +46,10 @@ def serving(sets: dict[str, dict[str, Path]]):
                 return self.file(files.get(path.removeprefix(f"/datasets/{name}/resolve/").split("/", 1)[1]))
             if name and path.startswith(f"/api/datasets/{name}/tree/"):
                 below = path.removeprefix(f"/api/datasets/{name}/tree/").partition("/")[2].rstrip("/")
-                found = [row for row in self.entries(files) if row["path"].startswith(below + "/" if below else "")]
-                folders = sorted({row["path"].rpartition("/")[0] for row in found} - {"", below})
+                inside = [row for row in self.entries(files) if row["path"].startswith(below + "/" if below else "")]
+                folders = sorted({row["path"].rpartition("/")[0] for row in inside} - {"", below})
                 rows = [{"type": "directory", "path": folder, "oid": "0", "size": 0} for folder in folders]
-                return self.answer(json.dumps(rows + found).encode())
+                return self.answer(json.dumps(rows + inside).encode())
             if name and path.startswith(f"/api/datasets/{name}"):
                 siblings = [{"rfilename": file} for file in files]
                 flags = {"private": False, "gated": False, "disabled": False}
@@ -76,11 +76,11 @@ def serving(sets: dict[str, dict[str, Path]]):
             paths = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
             asked.append(f"POST {self.path}")
             rows = self.entries(self.repository()[1])
-            found = [row for row in rows if row["path"] in paths or row["path"].replace("/", "%2F") in paths]
-            return self.answer(json.dumps(found).encode())
+            asked_for = [row for row in rows if row["path"] in paths or row["path"].replace("/", "%2F") in paths]
+            return self.answer(json.dumps(asked_for).encode())
 
         def log_message(self, *args):
-            """Nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

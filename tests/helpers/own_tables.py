@@ -3,7 +3,7 @@
 import pytest
 
 from data_recipes import custom
-from data_recipes.core.reading import Reading
+from data_recipes.core.reading import RowReader
 from safety_modules.sample import DataError
 from safety_modules.taxonomy import Taxonomy
 
@@ -24,7 +24,7 @@ def write(folder, *lines, name="labels.csv"):
 
 
 def rows(root, split="all", taxonomy=TAXONOMY):
-    return custom.samples(root, split, Reading(taxonomy))
+    return custom.samples(root, split, RowReader(taxonomy))
 
 
 def fault(root, split="all", taxonomy=TAXONOMY):

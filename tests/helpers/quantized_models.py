@@ -1,4 +1,4 @@
-"""Quantised bases and the folders trained on them: what their tests share."""
+"""Quantised bases, and folders trained on them."""
 
 import torch
 from helpers import tiny
@@ -8,14 +8,14 @@ from safety_modules.checkpoints.format import ADAPTER
 from safety_modules.checkpoints.save import save_safety
 from safety_modules.files import fresh_folder
 from safety_modules.model.quantization import Quantization, quantized_layers
+from train.build import add_lora
 from train.config import LoraConfig
-from train.run import add_lora
 
 BLOCKS = "model.language_model.layers."
 
 
 def adapted(base, folder, kind, **quantization):
-    """A folder with LoRA weights, large ones, that belong to a quantised base; made without a training run."""
+    """A folder with large random LoRA weights that belong to a quantised base; nothing is trained."""
     torch.manual_seed(1)
     model = SafeVLM.attach(base, tiny.safety_config(), quantize=Quantization(kind, **quantization))
     adapter = add_lora(model, LoraConfig(rank=4, alpha=8, dropout=0))

@@ -1,4 +1,4 @@
-"""Whole runs of `train.run` for the tests on scale and survival: data, configuration, processes."""
+"""Whole runs of `train.run` for tests: data, configuration, processes."""
 
 import json
 import os
@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 
 from helpers import tiny
+
+from train.arguments import training_arguments
+from train.build import build_data, build_model, build_trainer
+from train.config import TrainConfig
+from train.loop.trainer import SafetyTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGE1 = {r"safety\..*": 1e-2, r"base\..*": None}
@@ -36,7 +41,7 @@ def config(root: Path, output: Path, rules: dict, base: Path, lora: dict | None 
     start = (
         {"modules": str(base)}
         if (base / "safety").is_dir()
-        else {"base": str(base), "safety": tiny.safety_config().to_dict()}
+        else {"base": str(base), "safety": vars(tiny.safety_config())}
     )
     values = {
         **start,
@@ -62,12 +67,19 @@ def config(root: Path, output: Path, rules: dict, base: Path, lora: dict | None 
     return path
 
 
+def trainer_of(config: TrainConfig) -> SafetyTrainer:
+    """The trainer of a stage, as `train.run` builds it."""
+    arguments = training_arguments(config)
+    model = build_model(config, arguments)
+    return build_trainer(config, arguments, model, build_data(config, arguments, model))
+
+
 def command(*args: object, processes: int = 1) -> list[str]:
     """The command line of a run: plain for one process, torchrun's for more."""
     run = [sys.executable]
     if processes > 1:
         run += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    return [*run, str(ROOT / "tests" / "helpers" / "launch.py"), *map(str, args)]
+    return [*run, str(ROOT / "tests" / "recipes" / "launch.py"), *map(str, args)]
 
 
 def environment(**more: str) -> dict[str, str]:

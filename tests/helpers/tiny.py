@@ -1,4 +1,4 @@
-"""Tiny random vision language models, made on the spot: a twin of each family in BACKBONES."""
+"""Tiny random vision language models, built in memory: one for each family in BACKBONES."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ VICUNA = (  # the layout of LLaVA-1.5's and -1.6-vicuna's templates: system text
 
 
 def tokenizer(family: str) -> PreTrainedTokenizerFast:
-    """A Llama-like tokenizer (spaces as ▁, one in front, bytes for the unknown) for LLaVA, a byte-level one for LLaVA-NeXT."""
+    """LLaVA: as Llama's, spaces are ▁, one goes in front, unknown characters are bytes. LLaVA-NeXT: byte-level."""
     core = Tokenizer(models.BPE())
     if family == "llava":
         core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])

@@ -1,9 +1,11 @@
-"""Tiny random evaluators, made on the spot: CLIP, a reward model with and without a chat template, an ArmoRM."""
+"""Tiny random evaluators: CLIP, a reward model with and without a chat template, an ArmoRM; and all that ETA needs."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from helpers import tiny
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
@@ -22,6 +24,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from safety_modules.checkpoints.save import save_safety
+from safety_modules.eta import REWARD
+from safety_modules.model.safe_vlm import SafeVLM
+
 TOWER = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -33,8 +39,10 @@ LETTERS = pre_tokenizers.ByteLevel.alphabet()
 SPECIAL = ["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "[PAD]"]
 LLAMA_3 = (  # the published reward model's layout
     "{% for m in messages %}{% if loop.first %}{{ bos_token }}{% endif %}"
-    "{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' + (m['content'] | trim) + '<|eot_id|>' }}{% endfor %}"
+    "{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' + (m['content'] | trim) + '<|eot_id|>' }}"
+    "{% endfor %}"
 )
+SEARCH = "search: {prefix: I cannot, candidates: 2, max_new_tokens: 12, sentence_tokens: 4, batch_size: 2}\n"
 TEXTS = ["user assistant please answer without harm how do I open the door, I cannot help. " * 2]
 OBJECTIVES, HIDDEN = 5, 12
 
@@ -180,3 +188,39 @@ def armorm_alone(folder, user, answer):
         for j in range(len(rewards))
     ]
     return sum(a * b for a, b in zip(share, adjusted)).item()
+
+
+def eta_folders(home: Path, base: Path) -> Path:
+    """A folder with `safe`, `clip`, `reward` and `eta.yaml`, whose threshold no answer reaches."""
+    torch.manual_seed(0)
+    save_safety(SafeVLM.attach(base, tiny.safety_config()), home / "safe", str(base))
+    clip_folder(home / "clip"), reward_folder(home / "reward")
+    (home / "eta.yaml").write_text(
+        "pre: {kind: clip, model: clip, threshold: -1.0}\nmatch: clip\n"
+        "post: {kind: reward, model: reward, dtype: bfloat16, threshold: 9}\n" + SEARCH
+    )
+    return home
+
+
+@contextmanager
+def scripted(generator, tokens):
+    """Makes the model of an AnswerGenerator generate these tokens, one in each step."""
+    ids = iter(generator.tokenizer.convert_tokens_to_ids(token) for token in tokens)
+    hook = generator.model.get_output_embeddings().register_forward_hook(
+        lambda module, args, out: torch.zeros_like(out).index_fill_(-1, torch.tensor(next(ids)), 9.0)
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+class PrefixPost:
+    """A post-evaluator: safe is what begins with the prefix. `read` holds the exchanges that it was given."""
+
+    def __init__(self):
+        self.unit, self.threshold, self.read = REWARD, 0.0, []
+
+    def __call__(self, exchanges, texts):
+        self.read += exchanges
+        return [1.0 if text.startswith("I cannot") else -1.0 for text in texts]

@@ -8,8 +8,11 @@ from helpers.house import MODULES, ROOT, imports, module, name_of, ours, sources
 
 # From the ground up: a room may import the rooms before it. A file of a package's top is a room of its own.
 ROOMS = (
-    *(f"safety_modules.{name}" for name in ("errors", "files", "taxonomy", "config", "config_reader", "devices")),
-    *(f"safety_modules.{name}" for name in ("build_stamp", "sample", "prompt", "model", "decision", "judges", "eta")),
+    *(f"safety_modules.{name}" for name in ("errors", "files", "tables", "taxonomy", "config", "config_reader")),
+    *(
+        f"safety_modules.{name}"
+        for name in ("devices", "build_stamp", "sample", "prompt", "model", "decision", "judges", "eta")
+    ),
     *(f"safety_modules.{name}" for name in ("checkpoints", "safe_generator", "pipeline", "evaluation", "reporting")),
     "safety_modules.serving",
     "safety_modules",
@@ -24,7 +27,7 @@ ROOMS = (
     "scripts",
 )
 LIGHT = {"safety_modules.errors", "safety_modules.taxonomy", "safety_modules.sample"}
-ETA = ("errors", "config", "config_reader", "devices", "taxonomy", "prompt", "judges", "decision", "eta")
+ETA = ("errors", "config", "config_reader", "devices", "taxonomy", "sample", "prompt", "judges", "decision", "eta")
 
 
 def room(name):

@@ -3,6 +3,7 @@ import torch
 from helpers import tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForImageTextToText
+from transformers.trainer_pt_utils import find_batch_size
 
 from safety_modules import SafeVLM, ask
 from safety_modules.config import ConfigError
@@ -21,9 +22,9 @@ ROWS = [
 
 
 def encoded(model, rows=ROWS):
-    made = [model.processor.encode(messages, answer=answer) for messages, answer in rows]
+    tensors = [model.processor.encode(messages, answer=answer) for messages, answer in rows]
     labels = {"risk_type": torch.tensor(1), "risk_level": torch.tensor(0)}
-    return [{**row, **labels, "row": f"row {i}"} for i, row in enumerate(made)]
+    return [{**row, **labels, "row": f"row {i}"} for i, row in enumerate(tensors)]
 
 
 def outcome(model, batch):
@@ -40,14 +41,14 @@ def outcome(model, batch):
 def test_packed_rows_have_the_losses_and_gradients_of_padded_ones(model):
     model.base.model.vision_tower.requires_grad_(False)
     rows = encoded(model)
-    padded, wanted = outcome(model, Collator(model.processor)(rows))
+    padded, expected = outcome(model, Collator(model.processor)(rows))
     enable_packing(model.base)
-    packed, found = outcome(model, Collator(model.processor, packing=True)(rows))
+    packed, actual = outcome(model, Collator(model.processor, packing=True)(rows))
     for name, value in padded._asdict().items():
         assert abs(value.item() - getattr(packed, name).item()) < 1e-4, name
-    assert wanted.keys() == found.keys() and any("language_model.layers" in name for name in found)
-    for name, value in wanted.items():
-        assert torch.allclose(value, found[name], atol=1e-4, rtol=1e-3), name
+    assert expected.keys() == actual.keys() and any("language_model.layers" in name for name in actual)
+    for name, value in expected.items():
+        assert torch.allclose(value, actual[name], atol=1e-4, rtol=1e-3), name
 
 
 def test_in_a_pack_a_row_sees_itself_alone(model):
@@ -60,10 +61,15 @@ def test_in_a_pack_a_row_sees_itself_alone(model):
     assert torch.allclose(together, torch.cat(apart), atol=1e-4)
 
 
+def test_an_evaluation_counts_the_rows_of_a_pack(model):
+    batch = Collator(model.processor, packing=True)(encoded(model))
+    assert batch["input_ids"].shape[0] == 1 and find_batch_size(batch) == len(ROWS)
+
+
 def test_after_packing_is_enabled_padded_rows_and_generation_are_as_before(base, model):
     stock = AutoModelForImageTextToText.from_pretrained(base).eval()
     enable_packing(model.base)
-    rows = [model.processor.encode(messages, tokens=False) for messages, _ in ROWS]
+    rows = [model.processor.encode(messages, safety_tokens=False) for messages, _ in ROWS]
     batch = model.processor.collate(rows, side="left")
     inputs = {
         name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values", "image_sizes") if name in batch
@@ -96,42 +102,41 @@ def test_the_output_layer_runs_only_where_a_token_is_to_be_predicted(model):
     assert torch.allclose(lm_loss(few, targets), wanted, atol=1e-5)
 
 
-class Questions(TorchDispatchMode):
-    """Operations whose result the host must wait for."""
+class SyncWatch(TorchDispatchMode):
+    """Records operations whose result the host must wait for."""
 
     WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "repeat_interleave.Tensor", "is_nonzero")
 
     def __init__(self):
         super().__init__()
-        self.asked = []
+        self.operations = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if any(name in str(func) for name in self.WAITS):
-            self.asked.append(str(func))
+            self.operations.append(str(func))
         return func(*args, **(kwargs or {}))
 
 
-def test_a_packed_step_asks_the_device_for_nothing(
-    bases,
-):  # of padded rows transformers asks whether any padding is there
+def test_a_packed_step_never_waits_for_the_device(bases):
+    # with padded rows transformers looks for padding, and waits
     model = SafeVLM.attach(bases["llava"], tiny.safety_config())
     enable_packing(model.base)
     batch = Collator(model.processor, packing=True)(encoded(model))
     tokens = torch.tensor(float(batch["tokens"]))
-    with Questions() as questions:
+    with SyncWatch() as watch:
         output = model(**{name: value for name, value in batch.items() if name not in TARGETS})
         heads = (output.type_logits, output.level_logits, batch["risk_type"], batch["risk_level"])
         safety_losses(output.logits, batch["labels"], *heads, 10.0, tokens).loss.backward()
-    assert questions.asked == []
+    assert watch.operations == []
 
 
 def orders(rows, step, lengths=None, epochs=(0,)):
-    order = StepSampler(rows, step, seed=3, lengths=lengths)
-    made = []
+    sampler = StepSampler(rows, step, seed=3, lengths=lengths)
+    rows_of_epochs = []
     for epoch in epochs:
-        order.set_epoch(epoch)
-        made.append(list(order))
-    return made
+        sampler.set_epoch(epoch)
+        rows_of_epochs.append(list(sampler))
+    return rows_of_epochs
 
 
 def test_an_epoch_has_every_row_and_whole_steps():

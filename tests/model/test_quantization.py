@@ -1,9 +1,12 @@
 import json
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import stage_runs as runs
 from helpers import tiny
 from helpers.quantized_models import BLOCKS, adapted, places
 from safetensors.torch import load_file
@@ -13,8 +16,9 @@ from safety_modules.checkpoints.load import load
 from safety_modules.config import ConfigError
 from safety_modules.model.load_base import load_base
 from safety_modules.model.quantization import KINDS, Quantization, quantized_layers
-from train.config import LoraConfig, TrainConfig, read_config
-from train.run import build, prepare, train
+from train.build import load_model
+from train.config import LoraConfig, read_config
+from train.run import train
 
 FROZEN = {r"base\..*lora_.*": 1e-2, r"base\..*": None, r"safety\..*": None}
 TOGETHER = {r"base\..*lora_.*": 1e-2, r"base\..*": None, r"safety\..*": 1e-2}
@@ -45,7 +49,7 @@ def read(data, output, base, rules=FROZEN, quantize="nf4", *more, **trainer):
         "base": str(base),
         "quantize": quantize,
         "lora": {"rank": 4, "alpha": 8, "dropout": 0.1},
-        "safety": tiny.safety_config().to_dict(),
+        "safety": vars(tiny.safety_config()),
         "rules": rules,
         "data": {
             "root": str(data),
@@ -74,20 +78,20 @@ def qlora(request, bases, tmp_path_factory):
 @pytest.mark.parametrize("kind", KINDS)
 def test_exactly_the_linear_layers_of_the_blocks_are_quantised(base, kind):
     plain = load_base(base)
-    held = SafeVLM.attach(base, tiny.safety_config(), quantize=Quantization(kind))
+    quantized = SafeVLM.attach(base, tiny.safety_config(), quantize=Quantization(kind))
     linear = [name for name, module in plain.named_modules() if isinstance(module, torch.nn.Linear)]
     blocks = [name for name in linear if name.startswith(BLOCKS)]
-    assert 0 < len(blocks) < len(linear) and quantized_layers(held.base) == blocks
-    assert quantized_layers(held.safety) == []
+    assert 0 < len(blocks) < len(linear) and quantized_layers(quantized.base) == blocks
+    assert quantized_layers(quantized.safety) == []
     for name, value in plain.named_parameters():
         if name.removesuffix(".weight") not in blocks:
-            assert torch.equal(held.base.get_parameter(name), value), name
-    assert {parameter.dtype for parameter in held.safety.parameters()} == {torch.float32}
+            assert torch.equal(quantized.base.get_parameter(name), value), name
+    assert {parameter.dtype for parameter in quantized.safety.parameters()} == {torch.float32}
 
 
 def test_nf4_has_double_quantisation_and_computes_in_what_the_stage_does(base, data, tmp_path):
     for bf16, compute in ((False, torch.float32), (True, torch.bfloat16)):
-        model, _ = build(read(data, tmp_path, base, FROZEN, "nf4", "--dtype", "bfloat16", bf16=bf16))
+        model = load_model(read(data, tmp_path, base, FROZEN, "nf4", "--dtype", "bfloat16", bf16=bf16))
         for name in quantized_layers(model.base):
             layer = model.base.get_submodule(name)
             assert layer.weight.quant_state.nested and layer.weight.quant_state.quant_type == "nf4"
@@ -99,7 +103,7 @@ def test_nf4_has_double_quantisation_and_computes_in_what_the_stage_does(base, d
     "kind,rules,checkpointing", [("nf4", FROZEN, True), ("nf4", TOGETHER, False), ("int8", TOGETHER, True)]
 )
 def test_contract_3_on_a_quantised_base_moved_equals_requires_grad(base, data, tmp_path, kind, rules, checkpointing):
-    trainer, *_ = prepare(read(data, tmp_path / "run", base, rules, kind, gradient_checkpointing=checkpointing))
+    trainer = runs.trainer_of(read(data, tmp_path / "run", base, rules, kind, gradient_checkpointing=checkpointing))
     model = trainer.model
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     trainer.train(ignore_keys_for_eval=["logits"])
@@ -112,9 +116,10 @@ def test_contract_3_on_a_quantised_base_moved_equals_requires_grad(base, data, t
 @pytest.mark.parametrize("kind,optim", [("nf4", "adamw_torch"), ("nf4", "adamw_8bit"), ("int8", "adamw_torch")])
 def test_a_quantised_run_goes_on_from_its_checkpoint(bases, data, tmp_path, kind, optim):
     def run(name, steps):
-        made = read(data, tmp_path / name, bases["llava"], TOGETHER, kind, "--trainer.max_steps", steps, "--lora.rank", 64,
-                    lr_scheduler_type="constant", save_steps=2, eval_strategy="steps", eval_steps=2, optim=optim)  # fmt: skip
-        return train(made)
+        more = ["--trainer.max_steps", steps, "--lora.rank", 64]
+        saving = {"save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
+        trainer = {"lr_scheduler_type": "constant", "optim": optim, **saving}
+        return train(read(data, tmp_path / name, bases["llava"], TOGETHER, kind, *more, **trainer))
 
     whole = run("whole", 4)
     run("two", 2)
@@ -137,10 +142,11 @@ def test_the_folder_remembers_the_quantisation(bases, data, tmp_path):
 
 @pytest.mark.parametrize("optim", ["adamw_8bit", "paged_adamw_8bit"])
 def test_8_bit_optimizers_keep_the_states_of_tokens_in_32_bits(bases, data, tmp_path, optim, bitsandbytes):
-    bitsandbytes.optim.GlobalOptimManager.get_instance().initialize()  # of this process: others' overrides go by position
+    bitsandbytes.optim.GlobalOptimManager.get_instance().initialize()  # of this process: the overrides of other tests
     rules = {r"base\..*lora_.*": 1e-2, r"base\..*": None, r"safety\.llm_tokens\..*": 1e-3, r"safety\..*": None}
     more = ["--lora.rank", 64, "--safety.llm_tokens", 64]  # below 4096 numbers a state has 32 bits anyway
-    trainer, *_ = prepare(read(data, tmp_path / "run", bases["llava"], rules, "nf4", *more, max_steps=1, optim=optim))
+    config = read(data, tmp_path / "run", bases["llava"], rules, "nf4", *more, max_steps=1, optim=optim)
+    trainer = runs.trainer_of(config)
     if optim.startswith("paged") and not torch.cuda.is_available():
         with pytest.warns(UserWarning, match="not supported on CPU. Falling back to non-paged"):
             trainer.train(ignore_keys_for_eval=["logits"])
@@ -161,7 +167,7 @@ def test_8_bit_optimizers_keep_the_states_of_tokens_in_32_bits(bases, data, tmp_
     [
         ({"quantize": "nf5"}, "quantize: unknown value 'nf5'; did you mean 'nf4'"),
         ({"lora": None}, "quantize 'nf4' without lora: quantised weights cannot be trained; add lora"),
-        ({"head_only": True}, "quantize 'nf4' with guard: the language model is not loaded"),
+        ({"head_only": True}, "quantize 'nf4' with head_only: the language model is not loaded"),
         (
             {"rules": {r"base\..*": 1e-5, ".*": None}},
             "q_proj.base_layer.weight', which is quantised; freeze it with null",
@@ -172,35 +178,35 @@ def test_8_bit_optimizers_keep_the_states_of_tokens_in_32_bits(bases, data, tmp_
         ),
     ],
 )
-def test_a_stage_that_cannot_be_is_refused(bases, data, tmp_path, change, message):
-    made = read(data, tmp_path / "run", bases["llava"])
-    values = {name: getattr(made, name) for name in made.__dataclass_fields__}
+def test_a_stage_that_cannot_be_trained_is_an_error(bases, data, tmp_path, change, message):
+    config = read(data, tmp_path / "run", bases["llava"])
     with pytest.raises(ConfigError, match=message):
-        prepare(TrainConfig(**{**values, **change}))
+        runs.trainer_of(replace(config, **change))
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["stage.yaml"]
 
 
-def test_without_bitsandbytes_the_remedy_is_told(bases, qlora, data, tmp_path, monkeypatch):
+def test_without_bitsandbytes_the_error_says_how_to_install_it(bases, qlora, data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    for attempt in (lambda: build(read(data, tmp_path, bases["llava"])), lambda: load(qlora)):
+    for attempt in (lambda: load_model(read(data, tmp_path, bases["llava"])), lambda: load(qlora)):
         with pytest.raises(ConfigError, match="quantize 'nf4' needs bitsandbytes.*pip install bitsandbytes"):
             attempt()
 
 
-def test_a_record_of_another_kind_and_an_unknown_dtype_are_refused(qlora, tmp_path):
-    with pytest.raises(ConfigError, match="dtype 'float23': did you mean 'float32'"):
+def test_an_unknown_quantisation_or_dtype_is_an_error(qlora, tmp_path):
+    with pytest.raises(ConfigError, match="dtype 'float23': unknown dtype; did you mean 'float32'"):
         load(qlora, dtype="float23")
+    changed = shutil.copytree(qlora, tmp_path / "changed")
+    path = changed / "safety" / "config.json"
+    meta = json.loads(path.read_text())
     for change, message in (({"kind": "nf5"}, "did you mean 'nf4'"), ({"compte": "float32"}, "did you mean 'compute'")):
-        with pytest.raises(ConfigError, match=message):
-            Quantization.from_dict({"kind": "nf4", **change})
+        path.write_text(json.dumps(meta | {"quantization": meta["quantization"] | change}))
+        with pytest.raises(ConfigError, match=f"changed: quantization.*{message}"):
+            load(changed)
 
 
 def test_the_shipped_stage_takes_steps_of_128_rows():
     path = Path(__file__).parents[2] / "train" / "configs" / "stage2_qlora.yaml"
-    made = read_config(["--config", str(path), "--data.root", "x"])
-    assert (
-        made.quantize == "nf4"
-        and made.lora == LoraConfig(256, 16, 0.05)
-        and made.trainer["optim"] == "paged_adamw_8bit"
-    )
-    assert made.trainer["per_device_train_batch_size"] * made.trainer["gradient_accumulation_steps"] == 128
+    config = read_config(["--config", str(path), "--data.root", "x"])
+    assert config.quantize == "nf4" and config.lora == LoraConfig(256, 16, 0.05)
+    assert config.trainer["optim"] == "paged_adamw_8bit"
+    assert config.trainer["per_device_train_batch_size"] * config.trainer["gradient_accumulation_steps"] == 128

@@ -42,7 +42,7 @@ def test_contract_1_without_placeholders_it_is_the_base_bit_for_bit(base, model)
     assert torch.equal(stock.generate(**text, **limits), model.base.generate(**text, **limits))
 
 
-def test_safety_tokens_change_the_answer_of_a_image(model):
+def test_safety_tokens_change_the_answer_to_an_image(model):
     batch = batch_of(model, OF_ALL_KINDS[:1])
     inputs = {name: batch[name] for name in FORWARD if name in batch}
     with torch.no_grad():
@@ -55,8 +55,8 @@ def test_contract_8_assessment_does_not_depend_on_mates_padding_or_order(model):
     together = scores(model, OF_ALL_KINDS)
     for order in ([2, 0, 1], [0], [1], [2], [1, 0]):
         apart = scores(model, [OF_ALL_KINDS[i] for i in order])
-        for mine, all_ in zip(apart, together):
-            assert torch.allclose(mine, all_[order], atol=1e-5)
+        for some, whole in zip(apart, together):
+            assert torch.allclose(some, whole[order], atol=1e-5)
     batch = batch_of(model, OF_ALL_KINDS, side="right")
     right = model.assess(**{name: batch[name] for name in ASSESS if name in batch})
     assert torch.allclose(right.type_logits, together.type_logits, atol=1e-5)
@@ -122,7 +122,7 @@ def test_generate_never_gives_a_placeholder(model):
     assert not set(ids.flatten().tolist()) & set(model.placeholders())
 
 
-def test_widths_come_from_the_base_and_a_misfit_is_an_error(base):
+def test_widths_come_from_the_base_and_a_width_that_does_not_fit_is_an_error(base):
     with pytest.raises(ConfigError, match="attention_heads: 7 does not divide the language width 64"):
         SafeVLM.attach(base, tiny.safety_config(attention_heads=7))
 
@@ -154,11 +154,11 @@ def test_readings_are_all_turns_and_each_alone_with_each_image():
             "tiles": torch.tensor([], dtype=torch.long),
         },
     ]
-    made = HeadInputs.of(rows)
-    assert made.first_ids.tolist() == [9, 9, 7]
-    read = [ids[mask].tolist() for ids, mask in zip(made.question_ids, made.question_mask)]
-    assert read == [[1, 2], [3, 4, 5], [3], [4, 5], []]
-    assert made.units.tolist() == [[0, 0, 0], [0, 1, 0], [0, 2, 0], [1, 3, 1], [2, 3, 1], [3, 3, 1], [4, -1, 2]]
+    inputs = HeadInputs.of(rows)
+    assert inputs.first_ids.tolist() == [9, 9, 7]
+    readings = [ids[mask].tolist() for ids, mask in zip(inputs.question_ids, inputs.question_mask)]
+    assert readings == [[1, 2], [3, 4, 5], [3], [4, 5], []]
+    assert inputs.units.tolist() == [[0, 0, 0], [0, 1, 0], [0, 2, 0], [1, 3, 1], [2, 3, 1], [3, 3, 1], [4, -1, 2]]
 
 
 def test_of_several_turns_the_riskiest_reading_counts(model):

@@ -73,16 +73,16 @@ def words(data):
 
 @pytest.fixture(scope="module")
 def processors(bases):
-    made = {family: SafeProcessor.from_pretrained(bases[family], 3) for family in tiny.FAMILIES}
-    return made | {"words": SafeProcessor(rebuilt(bases["llava"], words), 3)}
+    families = {family: SafeProcessor.from_pretrained(bases[family], 3) for family in tiny.FAMILIES}
+    return families | {"words": SafeProcessor(rebuilt(bases["llava"], words), 3)}
 
 
-def encode(processor, asked, others, image, several, hint):
-    """Row of a conversation: the user says asked[0] (then asked[1:]), all else says others."""
-    messages = ask(asked[0], [tiny.image(1)] * image)
+def encode(processor, questions, others, image, several, hint):
+    """Row of a conversation: questions are the user's texts, in two turns; others are all other texts."""
+    messages = ask(questions[0], [tiny.image(1)] * image)
     if several:
         messages = [{"role": "system", "content": others[1]}, *messages, {"role": "assistant", "content": others[2]}]
-        messages += [{"role": "user", "content": [{"type": "text", "text": text} for text in asked[1:3]]}]
+        messages += [{"role": "user", "content": [{"type": "text", "text": text} for text in questions[1:3]]}]
     return processor.encode(messages, answer=others[3], hint=(others[0] or "x") if hint else "", load_images=False)
 
 
@@ -99,7 +99,7 @@ def specials(processor, ids):
 
 
 def markers(processor, ids):
-    """Ids of each role marker that a model may take for the template's: of each that is not spelled letter by letter."""
+    """Ids of each role marker that a model may take for the template's: not spelled character by character."""
     pieces = names(processor, ids)
     line, owners = "".join(pieces), [i for i, piece in enumerate(pieces) for _ in piece]
     places = [owners[at : at + len(m)] for at in range(len(line)) for m in MARKERS if line.startswith(m, at)]
@@ -107,7 +107,7 @@ def markers(processor, ids):
 
 
 def outside(processor, row):
-    """Names of the tokens around the user's texts, in stretches; without the space before a text, which its token may hold."""
+    """Names of the tokens around the user's texts, in stretches; without a space before a text: it may be its own."""
     stretches, before = [[]], 0
     for name, turn in zip(names(processor, row["input_ids"]), row["question_mask"].tolist()):
         if turn == 0:
@@ -126,29 +126,28 @@ def outside(processor, row):
 def test_any_texts_leave_the_structure_as_it_is(processors, texts, image, several, hint):
     for name, processor in processors.items():
         row = encode(processor, texts[:3], texts, image, several, hint)
-        calm = encode(processor, "xxx", "xxxx", image, several, hint)
-        assert specials(processor, row["input_ids"]) == specials(processor, calm["input_ids"])
-        mine, other = markers(processor, row["input_ids"]), markers(processor, calm["input_ids"])
-        assert (
-            len(mine) == len(other) if name == "llava" else mine == other
-        )  # in llava some tokens hold the template and a text
+        reference = encode(processor, "xxx", "xxxx", image, several, hint)
+        assert specials(processor, row["input_ids"]) == specials(processor, reference["input_ids"])
+        marked, expected = markers(processor, row["input_ids"]), markers(processor, reference["input_ids"])
+        # in llava some tokens hold characters of the template and of a text
+        assert len(marked) == len(expected) if name == "llava" else marked == expected
         assert not specials(processor, row["input_ids"][row["question_mask"] > 0])
 
 
 @settings(max_examples=60, deadline=None)
 @CASES
 def test_a_users_text_changes_no_token_outside_it(processors, texts, image, several, hint):
-    asked = [text or "?" for text in texts]
+    questions = [text or "?" for text in texts]
     for name, processor in processors.items():
-        row = outside(processor, encode(processor, asked, "xxxx", image, several, hint))
-        calm = outside(processor, encode(processor, "xxx", "xxxx", image, several, hint))
+        row = outside(processor, encode(processor, questions, "xxxx", image, several, hint))
+        reference = outside(processor, encode(processor, "xxx", "xxxx", image, several, hint))
         if name != "llava":
-            assert row == calm
+            assert row == reference
             continue
-        assert len(row) == len(calm)  # here a token may hold the end of a text and the template's next characters
-        for mine, other in zip(map("".join, row), map("".join, calm)):
-            assert mine in other or other in mine
-            assert abs(len(mine) - len(other)) < max(map(len, processor.tokenizer.get_vocab()))
+        assert len(row) == len(reference)  # here a token may hold the end of a text and the template's next characters
+        for stretch, expected in zip(map("".join, row), map("".join, reference)):
+            assert stretch in expected or expected in stretch
+            assert abs(len(stretch) - len(expected)) < max(map(len, processor.tokenizer.get_vocab()))
 
 
 @settings(max_examples=60, deadline=None)
@@ -156,15 +155,14 @@ def test_a_users_text_changes_no_token_outside_it(processors, texts, image, seve
 def test_every_text_is_still_there(processors, texts, image, several, hint):
     for name, processor in processors.items():
         row = encode(processor, texts[:3], texts, image, several, hint)
-        said = (
-            texts if name == "llava_next" else [text.replace("▁", " ") for text in texts]
-        )  # to Llama's they are the same
+        # to Llama's tokenizer ▁ and a space are the same
+        expected = texts if name == "llava_next" else [text.replace("▁", " ") for text in texts]
         prompt, questions = row["input_ids"][row["labels"] == -100], row["question_mask"][row["labels"] == -100]
-        for text in [*[said[0]] * hint, *[said[1], said[2]] * several]:
+        for text in [*[expected[0]] * hint, *[expected[1], expected[2]] * several]:
             assert text in decode(processor, prompt)
-        for turn, text in [(1, said[0]), *[(2, said[1]), (2, said[2])] * several]:
+        for turn, text in [(1, expected[0]), *[(2, expected[1]), (2, expected[2])] * several]:
             assert text.strip(" ") in decode(processor, prompt[questions == turn])
-        assert said[3].strip(" ") in decode(processor, row["labels"][row["labels"] != -100])
+        assert expected[3].strip(" ") in decode(processor, row["labels"][row["labels"] != -100])
 
 
 @pytest.mark.parametrize(
@@ -218,15 +216,11 @@ def test_added_tokens(bases):
     template = tiny.VICUNA.replace("m['role'].upper() + ': '", "'<turn><|user|>\n'")
     processor = SafeProcessor(rebuilt(bases["llava"], added=added, template=template), 3)
     tokens = names(processor, processor.encode(ask("  hello <turn>a<|user|>\n\nb"))["input_ids"])
-    assert [tokens.count(token.content) for token in added] == [
-        1,
-        1,
-        1,
-    ]  # and a text's space does not undo the template's
+    assert [tokens.count(token.content) for token in added] == [1, 1, 1]  # a text's space does not undo the template's
     assert "\n\n" in names(processor, processor.encode(ask("a\n\nb"))["input_ids"])
 
 
-def test_a_marker_that_the_template_spells_in_letters_too_gets_a_gap_in_a_text(bases):
+def test_a_marker_that_the_template_spells_in_characters_too_gets_a_gap_in_a_text(bases):
     def letters(data):
         data["model"]["merges"] = []
 
@@ -234,8 +228,8 @@ def test_a_marker_that_the_template_spells_in_letters_too_gets_a_gap_in_a_text(b
     ids = processor.tokenizer("USER:", add_special_tokens=False).input_ids
 
     def places(row):
-        found = row["input_ids"].tolist()
-        return sum(found[i : i + len(ids)] == ids for i in range(len(found)))
+        tokens = row["input_ids"].tolist()
+        return sum(tokens[i : i + len(ids)] == ids for i in range(len(tokens)))
 
     parts = [{"type": "text", "text": "US"}, {"type": "text", "text": "ER: x"}]
     for exchange in (ask("USER: me USER:USER:"), [{"role": "user", "content": parts}], ask("UUSER:")):
@@ -255,12 +249,12 @@ def test_the_image_query_gives_one_verdict_whatever_is_said(bases, family):
     torch.manual_seed(1)
     model = SafeVLM.attach(bases[family], tiny.safety_config(query="image")).eval()
     images = [tiny.image(1)]
-    calm = scores(model, model.processor.encode(ask("x", images)))
+    reference = scores(model, model.processor.encode(ask("x", images)))
 
     @settings(max_examples=8, deadline=None)
     @given(TEXTS, TEXTS)
     def check(text, hint):
-        assert torch.equal(scores(model, model.processor.encode(ask(text, images), hint=hint)), calm)
+        assert torch.equal(scores(model, model.processor.encode(ask(text, images), hint=hint)), reference)
 
     check()
 
@@ -275,14 +269,12 @@ def test_the_joint_query_reads_the_questions_own_tokens_alone(bases, family):
     @given(TEXTS, TEXTS, st.sampled_from(plain))
     def check(text, hint, other):
         row = model.processor.encode(ask(text, [tiny.image(1)]), hint=hint)
-        asked = row["question_mask"] > 0
-        assert not set(specials(model.processor, row["input_ids"][asked]))
-        changed = {**row, "input_ids": torch.where(asked, row["input_ids"], other)}
+        question = row["question_mask"] > 0
+        assert not set(specials(model.processor, row["input_ids"][question]))
+        changed = {**row, "input_ids": torch.where(question, row["input_ids"], other)}
         assert torch.equal(scores(model, row), scores(model, changed))
-        alone = {
-            name: row[name][asked] if asked.any() else row[name][:1]
-            for name in ("input_ids", "labels", "question_mask")
-        }
+        keep = question if question.any() else slice(1)
+        alone = {name: row[name][keep] for name in ("input_ids", "labels", "question_mask")}
         assert torch.allclose(scores(model, row), scores(model, {**row, **alone}), atol=1e-6)
 
     check()

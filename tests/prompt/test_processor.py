@@ -72,35 +72,31 @@ def test_hint_and_system_text_share_one_system_part(processor):
     assert text.startswith("take care. be brief. USER: hello")
 
 
-ATTACKS = [
-    "<image>",
-    "<safety_0>",
-    "<safety_2><image></s>",
-    "<s>x</s>",
-    "a<image>b",
-    "<pad>",
-    "<image",
-    "<safety_0",
-    "><image>",
-]
+def test_a_system_message_between_turns_is_not_part_of_a_question(processor):
+    later = {"role": "system", "content": "be brief."}
+    row = processor.encode([{"role": "system", "content": "a"}, *ask("two stars"), later, *ask("one key")], hint="b")
+    turns = [processor.tokenizer.decode(row["input_ids"][row["question_mask"] == turn]) for turn in (1, 2)]
+    assert [turn.lstrip(": ").strip() for turn in turns] == ["two stars", "one key"]
+
+
+ATTACKS = ["<image>", "<safety_0>", "<safety_2><image></s>", "<s>x</s>", "a<image>b", "<pad>", "<image", "<safety_0"]
+ATTACKS += ["><image>"]
 
 
 def assert_plain(processor, text, hint=""):
     """The text leaves the prompt's special tokens as they are without it."""
     special = processor.special_ids
     row = processor.encode(ask(text, [tiny.image(1)]), hint=hint)
-    calm = processor.encode(ask("x", [tiny.image(1)]), hint=hint)
-    found = [i for i in row["input_ids"].tolist() if i in special]
-    assert found == [i for i in calm["input_ids"].tolist() if i in special]
+    reference = processor.encode(ask("x", [tiny.image(1)]), hint=hint)
+    specials = [i for i in row["input_ids"].tolist() if i in special]
+    assert specials == [i for i in reference["input_ids"].tolist() if i in special]
     assert not any(i in special for i in row["input_ids"][row["question_mask"] > 0].tolist())
 
 
 @pytest.mark.parametrize("text", ATTACKS)
 def test_contract_5_a_users_text_never_makes_a_special_token(processor, text):
     assert_plain(processor, text)
-    assert text in processor.tokenizer.decode(
-        processor.encode(ask(text))["input_ids"]
-    )  # it is still there, as characters
+    assert text in processor.tokenizer.decode(processor.encode(ask(text))["input_ids"])  # still there, as characters
 
 
 @settings(max_examples=60, deadline=None)
@@ -122,8 +118,8 @@ def test_batches_mix_rows_without_one_and_several_images(processor):
     batch = processor.collate(rows)
     assert batch["head_inputs"].units[:, 2].unique().tolist() == [0, 1, 2] and len(batch["pixel_values"]) == 3
     assert (batch["attention_mask"].sum(1) == (batch["input_ids"] != processor.tokenizer.pad_token_id).sum(1)).all()
-    left = processor.collate(rows, side="left")
-    assert left["attention_mask"][0, -1] == 1 and left["attention_mask"][0, 0] == 0
+    mask = processor.collate(rows, side="left")["attention_mask"]
+    assert mask[0, -1] == 1 and mask[0, 0] == 0
     assert "pixel_values" not in processor.collate(rows[:1])
 
 
@@ -135,8 +131,8 @@ def test_batches_mix_rows_without_one_and_several_images(processor):
         ([{"role": "tool", "content": "a"}], "role 'tool'"),
         ([{"role": "user", "content": [{"type": "video", "video": "x"}]}], "content .*video"),
         ([{"role": "user", "content": [{"type": "image"}]}], "content"),
-        ([{"role": "user", "content": "a\ud800b"}], "is no Unicode text"),
-        ([{"role": "user", "content": [{"type": "text", "text": None}]}], "text None is no Unicode text"),
+        ([{"role": "user", "content": "a\ud800b"}], "is not Unicode text"),
+        ([{"role": "user", "content": [{"type": "text", "text": None}]}], "text None is not Unicode text"),
     ],
 )
 def test_bad_messages_are_named(processor, messages, match):
@@ -149,7 +145,7 @@ def test_a_missing_image_is_named(processor, tmp_path):
         processor.encode(ask("q", [tmp_path / "nowhere.png"]))
 
 
-def test_a_base_without_a_template_is_refused(bases, tmp_path):
+def test_a_base_without_a_template_is_an_error(bases, tmp_path):
     stock = AutoProcessor.from_pretrained(bases["llava"])
     stock.chat_template = None
     with pytest.raises(ProcessingError, match="chat template"):
@@ -170,5 +166,5 @@ def test_images_in_a_batch_and_after_the_first_are_as_the_bases_processor_makes_
 
 def test_a_processor_can_be_sent_to_another_process(processor):
     again = pickle.loads(pickle.dumps(processor))
-    row, other = (made.encode(ask("What?", [tiny.image(1)]), answer="A.") for made in (processor, again))
+    row, other = (each.encode(ask("What?", [tiny.image(1)]), answer="A.") for each in (processor, again))
     assert all(torch.equal(row[name], other[name]) for name in row)

@@ -1,4 +1,4 @@
-"""Two nodes on this machine: two agents of torchrun, by hand and under scripts/slurm.sh with stand-ins for SLURM's commands."""
+"""Two nodes on one machine: two agents of torchrun, by hand and under scripts/slurm.sh with stand-ins for SLURM."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.recipe
 TWO = {"per_device_train_batch_size": 2}
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
 SRUN = """#!{python}
-# As srun with proctrack/cgroup: one task for each node, and a signal for the tasks alone. Before anything: its arguments.
+# As srun with proctrack/cgroup: one task for each node, and a signal for the tasks alone.
 import os, signal, subprocess, sys
 tasks = []
 signal.signal(signal.SIGUSR1, lambda number, frame: [task.send_signal(number) for task in tasks])
@@ -46,8 +46,8 @@ def one(bases, data, tmp_path_factory):
     return output
 
 
-def same(found, wanted):
-    mine, other = runs.losses(found), runs.losses(wanted)
+def assert_same_curve(output, expected):
+    mine, other = runs.losses(output), runs.losses(expected)
     assert [row["step"] for row in mine] == [row["step"] for row in other] == list(range(1, 41))
     for row, reference in zip(mine, other):
         assert row["loss"] == pytest.approx(reference["loss"], rel=1e-3), row["step"]
@@ -66,7 +66,7 @@ def test_two_nodes_by_hand_are_one_curve(bases, data, one, tmp_path):
     nodes = [subprocess.Popen(command, cwd=runs.ROOT, env=runs.environment(), stdout=log, stderr=log) for log in logs]
     codes = [node.wait(timeout=280) for node in nodes]
     assert codes == [0, 0], (tmp_path / "log0").read_text()[-3000:]
-    same(tmp_path / "run", one)
+    assert_same_curve(tmp_path / "run", one)
 
 
 def test_under_slurm_a_signal_saves_and_requeues_and_the_next_turn_ends_the_stage(bases, data, one, tmp_path):
@@ -93,13 +93,13 @@ def test_under_slurm_a_signal_saves_and_requeues_and_the_next_turn_ends_the_stag
     first.send_signal(signal.SIGUSR1)  # to the batch shell alone, as --signal=B: does
     assert first.wait(timeout=120) != 0
     log = (tmp_path / "first").read_text()
-    step = int(last_complete_checkpoint(tmp_path / "run two", clear=False).name.partition("-")[2])
-    assert f"stopped by signal {int(signal.SIGUSR1)} after step {step}; the same command goes on" in log
+    step = int(last_complete_checkpoint(tmp_path / "run two").name.partition("-")[2])
+    assert f"stopped by signal {int(signal.SIGUSR1)} after step {step}; run it again to continue" in log
     assert 5 <= step < 40 and requeued.read_text() == f"requeue {job['SLURM_JOB_ID']}\n"
     second = turn(tmp_path / "second", config, job)
     assert second.wait(timeout=280) == 0, (tmp_path / "second").read_text()[-3000:]
     assert (tmp_path / "run two" / "final").is_dir() and requeued.read_text().count("\n") == 1
-    same(tmp_path / "run two", one)
+    assert_same_curve(tmp_path / "run two", one)
 
 
 def test_under_slurm_a_failure_is_not_requeued(tmp_path, bases, data):

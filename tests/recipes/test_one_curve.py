@@ -23,7 +23,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stage1(bases, data, tmp_path_factory):
-    """The curve of one process with four rows at a time, and what it leaves."""
+    """The curve of one process with four rows at a time, and its result."""
     output = tmp_path_factory.mktemp("scale") / "stage1"
     runs.run("--config", runs.config(data, output, runs.STAGE1, bases["llava"]))
     return output
@@ -40,17 +40,17 @@ def stage2(bases, data, stage1, tmp_path_factory):
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
 
 
-def same(found, wanted):
+def assert_same_curve(output, expected):
     """The same losses to 1e-4, at every step, and the same weights at the end."""
-    mine, other = runs.losses(found), runs.losses(wanted)
+    mine, other = runs.losses(output), runs.losses(expected)
     assert len(other) == 8 and [row["step"] for row in mine] == [row["step"] for row in other]
     for row, reference in zip(mine, other):
         for name, value in reference.items():
             assert row[name] == pytest.approx(value, rel=1e-4, abs=1e-4), (row["step"], name)
-    files = sorted(path.relative_to(wanted) for path in (wanted / "final").rglob("*.safetensors"))
+    files = sorted(path.relative_to(expected) for path in (expected / "final").rglob("*.safetensors"))
     assert files
     for name in files:
-        weights, reference = load_file(found / name), load_file(wanted / name)
+        weights, reference = load_file(output / name), load_file(expected / name)
         assert weights.keys() == reference.keys()
         for key, value in reference.items():
             assert weights[key].dtype == value.dtype
@@ -73,7 +73,7 @@ def test_contract_6_stage_1_is_one_curve(bases, data, stage1, tmp_path, name, pr
     runs.run(
         "--config", config, "--data.packing", packing, processes=processes, **(CPU if "deepspeed" in changes else {})
     )
-    same(tmp_path / "run", stage1)
+    assert_same_curve(tmp_path / "run", stage1)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_contract_6_stage_1_is_one_curve(bases, data, stage1, tmp_path, name, pr
 def test_contract_6_stage_2_is_one_curve(data, stage1, stage2, tmp_path, name, processes, changes):
     config = runs.config(data, tmp_path / "run", runs.LORA, stage1 / "final", lora=LORA, **changes)
     runs.run("--config", config, "--data.packing", True, processes=processes, **CPU)
-    same(tmp_path / "run", stage2)
+    assert_same_curve(tmp_path / "run", stage2)
 
 
 def test_the_rows_of_these_runs_meet_every_mixture_of_images(data):
@@ -110,7 +110,7 @@ def test_full_training_under_zero_3_is_one_curve_and_leaves_a_whole_model(bases,
     for name, processes, changes in (("one", 1, {}), ("zero3", 2, {**TWO, **ZERO3})):
         config = runs.config(data, tmp_path / name, rules, bases["llava"], **changes)
         runs.run("--config", config, processes=processes, **(CPU if changes else {}))
-    same(tmp_path / "zero3", tmp_path / "one")
+    assert_same_curve(tmp_path / "zero3", tmp_path / "one")
     assert (tmp_path / "zero3" / "final" / "config.json").is_file()
 
 

@@ -29,7 +29,7 @@ def test_torchrun_trains_on_two_processes(bases, tmp_path, head_only):
     config = {
         "base": str(bases["llava"]),
         "output": str(tmp_path / "run"),
-        "safety": tiny.safety_config().to_dict(),
+        "safety": vars(tiny.safety_config()),
         "head_only": head_only,
         "data": {
             "root": str(root),

@@ -128,7 +128,7 @@ class Ablation:
             allowed = [i for i, (_, decision) in enumerate(decided[batch]) if decision.action == "allow"]
             known = {i: alone[start + i] for i in allowed}
             exchanges = [sample.messages() for sample in self.samples[batch]]
-            results += pipeline.finish(exchanges, decided[batch], MAX_NEW_TOKENS, known=known)
+            results += pipeline.finish(exchanges, decided[batch], MAX_NEW_TOKENS, known_answers=known)
         return results
 
 

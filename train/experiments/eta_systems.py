@@ -99,7 +99,7 @@ class EtaModels:
 
     def plain(self, exchanges: Sequence[Messages], max_new_tokens: int = MAX_NEW_TOKENS) -> list[str]:
         """The base's own answers."""
-        answers = (self.generator.plain(batch, max_new_tokens).answers for batch in _batches(exchanges))
+        answers = (self.generator.greedy(batch, max_new_tokens).answers for batch in _batches(exchanges))
         return [answer for batch in answers for answer in batch]
 
     def assess(self, exchanges: Sequence[Messages]) -> tuple[list[float], list[Messages]]:

@@ -1,4 +1,4 @@
-"""Processes: those of one run, which share a piece of work and tell each other what came of it."""
+"""RunProcesses: the processes of one run, which divide a piece of work among them and exchange the results."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch.distributed as dist
 from safety_modules.errors import UserError
 
 T = TypeVar("T")
-WAIT = timedelta(days=7)  # the first to end waits for the last; one that fails is noticed at once
+TIMEOUT = timedelta(days=7)  # the first to finish waits for the last; one that fails is noticed at once
 
 
-class ProcessGroup:
-    """All processes that torchrun started, or this one alone. A context: `with Processes() as processes`.
+class RunProcesses:
+    """All processes that torchrun started, or this one alone. A context: `with RunProcesses() as processes`.
 
-    A process that fails leaves the context, which ends the others where they next wait for it: none waits for ever.
+    A process that fails leaves the context, which ends the others when they next wait for it: none waits for ever.
     """
 
-    def __enter__(self) -> ProcessGroup:
+    def __enter__(self) -> RunProcesses:
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         self.rank, self.count = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
-        # a group of its own: that of the GPUs takes a wait of half an hour for a fault
-        self._group = dist.new_group(backend="gloo", timeout=WAIT) if several else None
+        # a group of its own: that of the GPUs fails after half an hour of waiting
+        self._group = dist.new_group(backend="gloo", timeout=TIMEOUT) if several else None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -32,28 +32,28 @@ class ProcessGroup:
             dist.destroy_process_group(self._group)
 
     def share(self, items: Sequence[T], rank: int | None = None) -> Sequence[T]:
-        """The items that are this process's, or another's."""
+        """The items that this process works on, or the one of another rank."""
         return items[self.rank if rank is None else rank :: self.count]
 
     def gather(self, item: T) -> list[T]:
-        """What each process gives, by rank. Every process must call it.
+        """The item of each process, by rank. Every process must call it.
 
         Raises:
             UserError: another process has ended.
         """
         if self._group is None:
             return [item]
-        found: list[T] = [item] * self.count
+        gathered: list[T] = [item] * self.count
         try:
-            dist.all_gather_object(found, item, group=self._group)
+            dist.all_gather_object(gathered, item, group=self._group)
         except RuntimeError as error:
             raise UserError(
                 f"process {self.rank}: another process of this run has ended; its own message says why"
             ) from error
-        return found
+        return gathered
 
     def exchange(self, items: Sequence[T]) -> Iterator[T]:
-        """The items of all processes, of which one of each is in memory at a time. Every process must exhaust it."""
+        """The items of all processes; one of each is in memory at a time. Every process must exhaust it."""
         for place in range(max(self.gather(len(items)))):
-            found = self.gather(items[place : place + 1])
-            yield from (item for part in found for item in part)
+            for part in self.gather(items[place : place + 1]):
+                yield from part

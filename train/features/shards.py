@@ -1,4 +1,4 @@
-"""Shards: tensors in files, each of which is there whole or not at all."""
+"""Shards: vision features in safetensors files, each of which is there whole or not at all."""
 
 from __future__ import annotations
 
@@ -21,17 +21,15 @@ from safety_modules.sample import DataError
 logger = logging.getLogger(__name__)
 
 SUFFIX, PARTIAL = ".safetensors", ".partial"
-NOTES = (
-    "notes"  # (n, 3) of a shard's tensors in the order of their keys: checksum, and the image's height and width or 0
-)
+NOTES = "notes"  # (n, 3), a row for each tensor of a shard by sorted key: checksum, the image's height and width or 0
 DAY = 86400  # seconds
 Entry = tuple[Tensor, Tensor | None]  # features (tiles, P, V) and the image's height and width (2,)
 
 
 class Shards:
-    """Features of images by key, in the files of one folder; read when they are asked for, from memory-mapped files.
+    """Features of images by key, in the files of one folder, which are mapped into memory.
 
-    Several runs may use the folder at a time. It can be pickled, and goes to the workers of a loader.
+    Several runs may use the folder at a time. It can be pickled, for the workers of a loader.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -43,8 +41,8 @@ class Shards:
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_opened": {}, "_checked": set()}
 
-    def sound(self) -> list[str]:
-        """Names of the shards that are whole. What killed runs left is removed, and so is a damaged shard, with a warning."""
+    def complete(self) -> list[str]:
+        """Names of the shards that can be read. What killed runs left behind and damaged shards are removed."""
         for path in self.folder.glob(f"*{PARTIAL}"):
             if _abandoned(path):
                 path.unlink(missing_ok=True)
@@ -54,13 +52,11 @@ class Shards:
                 self._open(path.name)
                 names.append(path.name)
             except SafetensorError as error:
-                logger.warning(
-                    "%s: is damaged (%s); it is removed, and its images' features are computed anew", path, error
-                )
+                logger.warning("%s: is damaged (%s); it is removed, and its features are computed again", path, error)
                 path.unlink(missing_ok=True)
         return names
 
-    def find(self, names: Iterable[str], keys: Container[str]) -> None:
+    def add(self, names: Iterable[str], keys: Container[str]) -> None:
         """Take up these keys where shards of these names hold them.
 
         Raises:
@@ -71,17 +67,16 @@ class Shards:
                 handle, _ = self._open(name)
             except FileNotFoundError as error:
                 raise DataError(
-                    f"{self.folder / name}: another process has it, but it is not here; name a folder that all machines share"
+                    f"{self.folder / name}: another process wrote it, but it is not here; name a folder that all "
+                    "machines share as data.features"
                 ) from error
             self.places |= {key: (name, row) for row, key in enumerate(_keys(handle)) if key in keys}
 
     def write(self, entries: dict[str, Entry]) -> str:
-        """Make a shard and give its name. An OSError leaves nothing behind."""
+        """Write a shard and return its name. An OSError leaves nothing behind."""
         keys = sorted(entries)
-        notes = [
-            [_checksum(entries[key]), *([0, 0] if entries[key][1] is None else entries[key][1].tolist())]
-            for key in keys
-        ]
+        sizes = ([0, 0] if size is None else size.tolist() for _, size in (entries[key] for key in keys))
+        notes = [[_checksum(entries[key]), *size] for key, size in zip(keys, sizes)]
         data = save({NOTES: torch.tensor(notes), **{key: entries[key][0].contiguous() for key in keys}})
         name = hashlib.sha256("".join(keys).encode()).hexdigest()[:32] + SUFFIX
         work = self.folder / f"{name}.{os.getpid()}-{socket.gethostname()}{PARTIAL}"
@@ -100,10 +95,10 @@ class Shards:
         return key in self.places
 
     def __getitem__(self, key: str) -> Entry:
-        """Features that lie in the mapped file, not to be written to, and the image's size.
+        """Features in the mapped file, not to be written to, and the image's size.
 
         Raises:
-            DataError: they are damaged. Their shard is removed then.
+            DataError: they are damaged. Their shard is then removed.
         """
         name, row = self.places[key]
         handle, notes = self._open(name)
@@ -111,9 +106,7 @@ class Shards:
         if key not in self._checked:
             if _checksum(entry) != int(notes[row, 0]):
                 (self.folder / name).unlink(missing_ok=True)
-                raise DataError(
-                    f"{self.folder / name}: was damaged and is removed; start again, and it is computed anew"
-                )
+                raise DataError(f"{self.folder / name}: is damaged and was removed; start again to compute it again")
             self._checked.add(key)
         return entry
 
@@ -140,13 +133,13 @@ def _checksum(entry: Entry) -> int:
 
 
 def _abandoned(path: Path) -> bool:
-    """Whether the process that was writing a file is gone: on this machine one that ended, on another after a day."""
+    """Whether the process that was writing a file is gone: on this machine if it ended, on another after a day."""
     pid, _, host = path.name.removesuffix(PARTIAL).rpartition(SUFFIX + ".")[2].partition("-")
     try:
         if host == socket.gethostname() and pid.isdecimal():
             os.kill(int(pid), 0)
         return time.time() - path.stat().st_mtime > DAY
     except PermissionError:
-        return False  # it is another user's
+        return False  # another user's process
     except (ProcessLookupError, FileNotFoundError):
         return True

@@ -1,4 +1,4 @@
-"""FeatureStore: what the frozen vision tower makes of each image, computed once for all runs and stages."""
+"""FeatureStore: what the frozen vision tower computes of each image, once for all runs and stages."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from rich.filesize import decimal
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -22,34 +23,29 @@ from safety_modules.model.safe_vlm import SafeVLM
 from safety_modules.prompt.image_batches import ImageBatches
 from safety_modules.sample import DataError, ImageSource
 from train.features.content_hashes import ContentHashes
-from train.features.process_group import ProcessGroup
+from train.features.process_group import RunProcesses
 from train.features.shards import Entry, Shards
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # raised where this code makes other features of the same image, tower and settings
+FORMAT = 1  # raised where this code computes other features of the same image, tower and settings
 HASHES = "images.json"
 BATCH = 32  # images in one pass of the tower
-SHARD_BYTES, SHARD_PICTURES = 2**27, 2048  # whichever is reached first; a killed run loses no more in each process
-HEADER = 400  # bytes that a shard has for each image beside its features, at most
+SHARD_BYTES, SHARD_IMAGES = 2**27, 2048  # whichever is reached first; a killed run loses no more in each process
+HEADER = 400  # bytes in a shard for each image besides its features, at most
 READERS = 8  # processes that read images for one tower, at most
-UNIMPORTANT = (
-    "_name_or_path",
-    "architectures",
-    "dtype",
-    "transformers_version",
-)  # of a config, for what a tower computes
+UNIMPORTANT = ("_name_or_path", "architectures", "dtype", "transformers_version")  # of a config, for a tower's output
 
 
 class FeatureStore:
-    """Features of images, by content: an image that was moved, renamed or copied has the ones that it had.
+    """Features of images, by content: an image that was moved, renamed or copied keeps those that it had.
 
-    In a folder they lie in shards (see `Shards`), apart for each tower, and are read when they are asked for; without one they
-    are held in memory. A store can be pickled, and goes to the workers of a loader; the model does not go with it.
+    In a folder they are `Shards`, separate for each tower, read on access; without one they are held in memory. A store
+    can be pickled, for the workers of a loader; the model is not part of it.
     """
 
     def __init__(self, keys: dict[ImageSource, str], empty: Tensor, shards: Shards | None) -> None:
-        """Made by `compute`. Args: keys: SHA-256 of each image. empty: (0, P, V). shards: None to hold them in memory."""
+        """See `compute`. Args: keys: SHA-256 of each image. empty: (0, P, V). shards: None to hold them in memory."""
         self.keys, self.empty, self.shards = keys, empty, shards
         self.entries: dict[str, Entry] | Shards = {} if shards is None else shards
 
@@ -57,52 +53,53 @@ class FeatureStore:
     def compute(
         cls, model: SafeVLM, images: Iterable[ImageSource], folder: str | Path | None = None, workers: int | None = None
     ) -> FeatureStore:
-        """The store of some images; of those that are not in the folder, each process of the run computes its share.
+        """The store of some images; each process of the run computes a part of those that are not in the folder.
 
         Every process of the run must call it, with the same images, and then has all of them.
 
         Args:
             model: on the device where its tower is to run, with frozen weights.
-            images: of any number of samples, some of them more than once.
-            folder: where features are kept for further runs, in bfloat16; None to hold them in memory.
+            images: of any number of samples; they may repeat.
+            folder: where features are stored for further runs, in bfloat16; None to hold them in memory.
             workers: processes beside this one that read images; None for as many as there are cores, at most READERS.
 
         Raises:
             DataError: an image cannot be read.
-            UserError: the features do not fit on the disk, or another process has ended. Whole shards are kept then.
+            UserError: the features do not fit on the disk, or another process has ended. Whole shards stay.
         """
-        images = list(dict.fromkeys(images))
-        folder = None if folder is None else Path(folder).expanduser()
-        shards = None if folder is None else Shards(folder / tower_digest(model))
-        hashes = ContentHashes(folder and folder / HASHES)
-        with ProcessGroup() as processes:
-            mine = hashes.of(processes.share(images))
-            # what is stored is what the first process sees before any computes, so that all agree on what is missing
-            sound = shards.sound() if shards is not None and processes.rank == 0 else []
-            found = processes.gather((mine, hashes.new, sound))
-            keys = dict.fromkeys(images, "")
-            for rank, (theirs, _, _) in enumerate(found):
-                keys |= zip(processes.share(images, rank), theirs)
+        distinct = list(dict.fromkeys(images))
+        root = None if folder is None else Path(folder).expanduser()
+        shards = None if root is None else Shards(root / tower_digest(model))
+        hashes = ContentHashes(root and root / HASHES)
+        with RunProcesses() as processes:
+            own = hashes.of(processes.share(distinct))
+            # the first process lists the shards before any computes, so that all agree on what is missing
+            names = shards.complete() if shards is not None and processes.rank == 0 else []
+            gathered = processes.gather((own, hashes.new, names))
+            keys = dict.fromkeys(distinct, "")
+            for rank, (theirs, _, _) in enumerate(gathered):
+                keys |= zip(processes.share(distinct, rank), theirs)
             store = cls(keys, model.vision_features(None).to("cpu", torch.bfloat16), shards)
             contents = {key: image for image, key in keys.items()}
             if shards is not None:
                 if processes.rank == 0:
-                    hashes.keep(new for _, new, _ in found)
-                shards.find(found[0][2], contents)
+                    hashes.save(new for _, new, _ in gathered)
+                shards.add(gathered[0][2], contents)
             missing = {key: image for key, image in contents.items() if key not in store.entries}
             logger.info("features of %d images, of which %d are not stored yet", len(contents), len(missing))
             if missing:
-                store._fill(model, processes, missing, workers)
+                store._compute(model, processes, missing, workers)
         return store
 
     def of(self, images: Sequence[ImageSource]) -> dict[str, Tensor]:
-        """What stands for pixel_values in a row.
+        """What a row has in place of pixel_values.
 
-        Args: images: of one sample, n, from 0.
+        Args:
+            images: of one sample, n, from 0.
 
         Returns:
-            features (N, P, V), bfloat16, one after another, not to be written to; tiles (n,), the parts of N that each image
-            has, 1 where the base has none. For LLaVA-NeXT image_sizes (n, 2), height and width, where n > 0.
+            features (N, P, V), bfloat16, concatenated, not to be written to; tiles (n,), how many of the N each image
+            has, 1 where the base has no tiles. For LLaVA-NeXT image_sizes (n, 2), height and width, where n > 0.
 
         Raises:
             DataError: an image has no features here, or they are damaged.
@@ -117,49 +114,49 @@ class FeatureStore:
             raise DataError(f"{error.args[0]}: has no features in this store; compute it with this image") from error
 
     def read(self, keys: Sequence[str]) -> dict[str, Tensor]:
-        """As `of`, by keys that `find` gave."""
+        """As `of`, by the keys that `find` returned."""
         entries = [self.entries[key] for key in keys]
-        parts = [features for features, _ in entries]
-        tiles = torch.tensor([len(part) for part in parts], dtype=torch.long)
-        row = {"features": parts[0] if len(parts) == 1 else torch.cat([self.empty, *parts]), "tiles": tiles}
+        features = [tensor for tensor, _ in entries]
+        tiles = torch.tensor([len(tensor) for tensor in features], dtype=torch.long)
+        row = {"features": features[0] if len(features) == 1 else torch.cat([self.empty, *features]), "tiles": tiles}
         sizes = [size for _, size in entries if size is not None]
         return {**row, "image_sizes": torch.stack(sizes)} if sizes else row
 
-    def _fill(
-        self, model: SafeVLM, processes: ProcessGroup, missing: dict[str, ImageSource], workers: int | None
+    def _compute(
+        self, model: SafeVLM, processes: RunProcesses, missing: dict[str, ImageSource], workers: int | None
     ) -> None:
-        """Compute this process's share of what is missing, and take up the others'."""
-        mine = {key: missing[key] for key in processes.share(list(missing))}
-        room = ""
+        """Compute this process's part of what is missing, and add the others'."""
+        own = {key: missing[key] for key in processes.share(list(missing))}
+        space = ""
         if self.shards is not None:
-            room = self._room(len(missing), sum(processes.gather(self._bytes(model, list(mine.values())))))
-        made: list[str | dict[str, Entry]] = []
-        for part in _parts(_entries(model, mine, workers, processes.rank == 0)):
+            space = self._check_space(len(missing), sum(processes.gather(self._bytes(model, list(own.values())))))
+        results: list[str | dict[str, Entry]] = []  # names of shards, or what would be in them
+        for part in _parts(_entries(model, own, workers, processes.rank == 0)):
             try:
-                made.append(part if self.shards is None else self.shards.write(part))
+                results.append(part if self.shards is None else self.shards.write(part))
             except OSError as error:
-                raise UserError(f"{self.shards.folder}: cannot be written to ({error.strerror}); {room}") from error
-        for part in processes.exchange(made):
+                raise UserError(f"{self.shards.folder}: cannot be written to ({error.strerror}); {space}") from error
+        for result in processes.exchange(results):
             if self.shards is None:
-                self.entries |= part
+                self.entries |= result
             else:
-                self.shards.find([part], missing)
+                self.shards.add([result], missing)
 
     def _bytes(self, model: SafeVLM, images: Sequence[ImageSource]) -> int:
-        """What images take in shards, at most: an image that its EXIF turns is counted as the larger of both ways."""
+        """Bytes of images in shards, at most: EXIF may turn an image, so the larger of both orientations counts."""
         _, patches, width = self.empty.shape
         tiles = model.backbone.tiles(model.config, len(images), None)
         if len(tiles) < len(images):  # they depend on the images' sizes
             sizes = torch.tensor([_size(image) for image in images])  # (n, 2)
-            ways = (model.backbone.tiles(model.config, len(images), way) for way in (sizes, sizes.flip(1)))
-            tiles = list(map(max, *ways))
+            turned = (model.backbone.tiles(model.config, len(images), shape) for shape in (sizes, sizes.flip(1)))
+            tiles = list(map(max, *turned))
         return sum(tiles) * patches * width * self.empty.element_size() + len(images) * HEADER
 
-    def _room(self, count: int, need: int) -> str:
-        """What the missing images need and what there is, in words.
+    def _check_space(self, count: int, need: int) -> str:
+        """How much the missing images need and how much is free, in words.
 
         Raises:
-            UserError: there is less.
+            UserError: less is free.
         """
         folder = self.shards.folder
         try:
@@ -167,27 +164,27 @@ class FeatureStore:
             free = shutil.disk_usage(folder).free
         except OSError as error:
             raise UserError(
-                f"{folder}: cannot be made ({error.strerror}); name another folder as data.features"
+                f"{folder}: cannot be created ({error.strerror}); name another folder as data.features"
             ) from error
-        room = (
-            f"the features of {count} images need {_shown(need)} there and {_shown(free)} were free at the start; make room, "
-            "or name a folder on another disk as data.features: what is stored is not computed again"
+        space = (
+            f"the features of {count} images need {decimal(need)} there and {decimal(free)} were free at the start; "
+            "make room, or name a folder on another disk as data.features: what is stored is not computed again"
         )
         if need > free:
-            raise UserError(f"{folder}: {room}")
-        return room
+            raise UserError(f"{folder}: {space}")
+        return space
 
 
 def tower_digest(model: SafeVLM) -> str:
-    """Of everything that an image's features depend on: the tower's weights, which of its layers, and how pixels are made."""
+    """Of all that an image's features depend on: the tower's weights, which of its layers, the preprocessing."""
     images = model.processor.processor.image_processor
     config = model.config.to_dict()
     settings = {
         name: value for name, value in config.items() if name.startswith(("model_type", "vision_feature", "image_grid"))
     }
     tower = {name: value for name, value in config["vision_config"].items() if name not in UNIMPORTANT}
-    known = [FORMAT, settings, tower, type(images).__name__, images.to_dict()]
-    digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode())
+    described = [FORMAT, settings, tower, type(images).__name__, images.to_dict()]
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
     for name, value in sorted(model.base.state_dict().items()):
         if "vision_tower" in name:
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -196,55 +193,43 @@ def tower_digest(model: SafeVLM) -> str:
 
 
 def _entries(
-    model: SafeVLM, images: dict[str, ImageSource], workers: int | None, shown: bool
+    model: SafeVLM, images: dict[str, ImageSource], workers: int | None, progress: bool
 ) -> Iterator[tuple[str, Entry]]:
     """Key, and features with the image's size, of one image after another."""
     if workers is None:
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes on this machine, as torchrun says
-        workers = min(READERS, max(1, (os.cpu_count() or 1) // here)) if len(images) > BATCH else 0
-    loader = DataLoader(
-        ImageBatches(model.processor, list(images.values()), BATCH), batch_size=None, num_workers=workers
-    )
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # on this machine, as torchrun says
+        workers = min(READERS, max(1, (os.cpu_count() or 1) // processes)) if len(images) > BATCH else 0
+    batches = ImageBatches(model.processor, list(images.values()), BATCH)
+    loader = DataLoader(batches, batch_size=None, num_workers=workers)
     keys = iter(images)
-    for errors, pixels in tqdm(loader, desc=f"features, batches of {BATCH}", leave=False, disable=not shown):
+    for errors, pixels in tqdm(loader, desc=f"features, batches of {BATCH}", leave=False, disable=not progress):
         for error in filter(None, errors):
             raise DataError(error)
         sizes = pixels.get("image_sizes")
-        features = model.vision_features(pixels["pixel_values"].to(model.device), sizes).to(
-            "cpu", torch.bfloat16
-        )  # (N, P, V)
+        features = model.vision_features(pixels["pixel_values"].to(model.device), sizes)  # (N, P, V)
         tiles = model.backbone.tiles(model.config, len(errors), sizes)
-        for place, part in enumerate(features.split(tiles)):
+        for place, part in enumerate(features.to("cpu", torch.bfloat16).split(tiles)):
             yield next(keys), (part, None if sizes is None else sizes[place].long())
 
 
 def _parts(entries: Iterable[tuple[str, Entry]]) -> Iterator[dict[str, Entry]]:
     """Entries by key, as many as one shard holds."""
     part: dict[str, Entry] = {}
-    held = 0
+    size = 0
     for key, entry in entries:
         part[key] = entry
-        held += entry[0].nbytes
-        if held >= SHARD_BYTES or len(part) == SHARD_PICTURES:
+        size += entry[0].nbytes
+        if size >= SHARD_BYTES or len(part) == SHARD_IMAGES:
             yield part
-            part, held = {}, 0
+            part, size = {}, 0
     if part:
         yield part
 
 
 def _size(image: ImageSource) -> tuple[int, int]:
-    """Height and width as the file's head has them; of a broken one any, since the tower's reader will name it."""
+    """Height and width by the file's header; (1, 1) of a broken one, which is named when it is read."""
     try:
         with Image.open(image if isinstance(image, Path) else io.BytesIO(image.read_bytes())) as opened:
             return opened.height, opened.width
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return 1, 1
-
-
-def _shown(count: float) -> str:
-    """Bytes for a reader."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            break
-        count /= 1024
-    return f"{count:,.1f} {unit}"

@@ -1,4 +1,4 @@
-"""Stages: an ordered table, parameter pattern -> learning rate, that must claim every parameter."""
+"""Parameter groups: an ordered table, parameter pattern -> learning rate, that must match every parameter."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ def param_groups(model: nn.Module, rules: dict[str, float | None]) -> list[dict]
         Optimizer groups `{"params": [...], "lr": rate}`, one for each rule that trains.
 
     Raises:
-        ConfigError: a parameter that no rule claims, a rule that claims nothing or trains a quantised weight, a bad pattern or
-            rate, or nothing to train.
+        ConfigError: a parameter that no rule matches, a rule that matches nothing or trains a quantised weight, a bad
+            pattern or rate, or nothing to train.
     """
-    claimed: dict[str, list[nn.Parameter]] = {pattern: [] for pattern in rules}
+    parameters: dict[str, list[nn.Parameter]] = {pattern: [] for pattern in rules}
     compiled = {pattern: _compile(pattern, rate) for pattern, rate in rules.items()}
     for name, parameter in model.named_parameters():
         pattern = next((p for p, regex in compiled.items() if regex.fullmatch(name)), None)
         if pattern is None:
-            raise ConfigError(f"rules: no pattern claims the parameter {name!r}; add one, with null to freeze it")
+            raise ConfigError(f"rules: no pattern matches the parameter {name!r}; add one, with null to freeze it")
         if rules[pattern] is not None and not parameter.is_floating_point():
             raise ConfigError(
-                f"rules: {pattern!r} trains {name!r}, which is quantised; freeze it with null in a rule above, or remove quantize"
+                f"rules: {pattern!r} trains {name!r}, which is quantised; freeze it with null in a rule above, "
+                "or remove quantize"
             )
         parameter.requires_grad_(rules[pattern] is not None)
-        claimed[pattern].append(parameter)
-    for pattern, parameters in claimed.items():
-        if not parameters:
+        parameters[pattern].append(parameter)
+    for pattern, matched in parameters.items():
+        if not matched:
             raise ConfigError(
-                f"rules: {pattern!r} claims no parameter; remove it, or move it above the rule that takes its own"
+                f"rules: {pattern!r} matches no parameter that no rule above it matches; remove it, or move it up"
             )
-    groups = [{"params": claimed[pattern], "lr": rate} for pattern, rate in rules.items() if rate is not None]
+    groups = [{"params": parameters[pattern], "lr": rate} for pattern, rate in rules.items() if rate is not None]
     if not groups:
         raise ConfigError("rules: everything is frozen; give at least one pattern a learning rate")
     return groups

@@ -1,60 +1,58 @@
-"""Universal: a DeepSpeed checkpoint, cut for one number of processes, made fit for any."""
+"""Reshard: a DeepSpeed checkpoint of one number of processes, converted so that any number can load it."""
 
 from __future__ import annotations
 
-import json
 import logging
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 
 from train.loop.loss_watch import TrainingError
-from train.loop.resume import MANIFEST
+from train.loop.resume import read_manifest
 
 logger = logging.getLogger(__name__)
-
-SUFFIX = "_universal"
 
 
 def needs_resharding(checkpoint: Path, processes: int) -> bool:
     """Whether the checkpoint is DeepSpeed's and of another number of processes."""
-    written = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["processes"]
-    return (checkpoint / "latest").is_file() and written != processes
+    return (checkpoint / "latest").is_file() and read_manifest(checkpoint)["processes"] != processes
 
 
-def convert(checkpoint: Path) -> None:
-    """Write `global_stepN_universal` beside the checkpoint's `global_stepN`, by DeepSpeed's own tool; once is enough.
+def reshard(checkpoint: Path) -> None:
+    """Write DeepSpeed's universal format, `global_stepN_universal`, beside `global_stepN`, unless it is there already.
 
     Raises:
-        TrainingError: the tool failed; its last line.
+        TrainingError: DeepSpeed's own tool failed; its last line.
     """
-    tag = (checkpoint / "latest").read_text(encoding="utf-8").strip()
     done = checkpoint / "latest_universal"
     if done.is_file():
         return
-    logger.warning("%s: DeepSpeed's parts are made anew for another number of processes", checkpoint)
-    folders = ["--input_folder", str(checkpoint / tag), "--output_folder", str(checkpoint / (tag + SUFFIX))]
+    logger.warning("%s: is resharded for another number of processes", checkpoint)
+    step = (checkpoint / "latest").read_text(encoding="utf-8").strip()
+    universal = f"{step}_universal"
+    folders = ["--input_folder", str(checkpoint / step), "--output_folder", str(checkpoint / universal)]
     tool = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", *folders, "--inject_missing_state"]
     result = subprocess.run(tool, capture_output=True, text=True)
     if result.returncode:
         lines = result.stderr.strip().splitlines() or ["no message"]
-        raise TrainingError(f"{checkpoint}: cannot be made fit for another number of processes: {lines[-1]}")
-    done.write_text(tag + SUFFIX, encoding="utf-8")
+        raise TrainingError(
+            f"{checkpoint}: cannot be resharded for another number of processes ({lines[-1]}); use as many as before"
+        )
+    done.write_text(universal, encoding="utf-8")
 
 
-class Repair(TrainerCallback):
-    """What DeepSpeed's loading of such a checkpoint gets wrong under ZeRO-3 (0.19), put right before the first step.
+class UniversalCheckpointFix(TrainerCallback):
+    """Undoes what DeepSpeed gets wrong when it loads a universal checkpoint under ZeRO-3, before the first step.
 
     It gives all parameters one and the same step counter, which then counts once for each of them, and all groups the
-    learning rate of the first one.
+    learning rate of the first one. Needed from DeepSpeed 0.18.0, the first that loads several groups, to 0.19.8, the
+    newest known; where there is nothing to undo it changes nothing.
     """
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: object
-    ) -> None:
+    def on_train_begin(self, *_: object, **objects: object) -> None:
         """Called when the checkpoint is loaded."""
         optimizer, scheduler = objects["optimizer"], objects["lr_scheduler"]
         while hasattr(optimizer, "optimizer"):  # accelerate's and DeepSpeed's wrappers

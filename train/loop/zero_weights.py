@@ -1,65 +1,52 @@
-"""Weights: a model's whole parameters, wherever DeepSpeed has put their parts."""
+"""Whole weights of a model that DeepSpeed's ZeRO has sharded, and DeepSpeed checkpoints without the frozen ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from functools import wraps
+from collections.abc import Collection
+from functools import partial
 
-from accelerate import Accelerator
 from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
 
 
-def gather_weights(model: nn.Module, names: Collection[str], keep: bool = True) -> dict[str, Tensor]:
+def gather_weights(model: nn.Module, names: Collection[str], deepspeed: bool, keep: bool = True) -> dict[str, Tensor]:
     """Parameters and buffers by name, whole and on the CPU; every process must call it.
 
-    Under ZeRO what is trained comes from the optimizer's 32-bit copy, and what is frozen is collected from its shards, one
-    parameter at a time.
+    Under ZeRO a trained parameter comes from the optimizer's 32-bit copy, and a frozen one is collected from its
+    shards, one at a time.
 
-    Args: keep: False gives nothing: for a process that only takes part.
+    Args:
+        deepspeed: whether the model is trained by DeepSpeed.
+        keep: False returns nothing: for a process that only takes part.
     """
-    found = {}
+    weights = {}
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         if name in names:
-            whole = _whole(value)
+            whole = _whole(value) if deepspeed else value
             if keep:
-                found[name] = whole.detach().cpu().contiguous().clone()
-    return found
+                weights[name] = whole.detach().cpu().contiguous().clone()
+    return weights
 
 
 def _whole(value: Tensor) -> Tensor:
-    if hasattr(value, "_hp_mapping") or (hasattr(value, "ds_id") and value.requires_grad):
-        from deepspeed.utils import safe_get_full_fp32_param
+    import deepspeed.utils
 
-        return safe_get_full_fp32_param(value)
-    if hasattr(value, "ds_id"):
-        import deepspeed
-
-        with deepspeed.zero.GatheredParameters([value]):
-            return value.detach().cpu().clone()
-    return value
+    if value.requires_grad and (copy := deepspeed.utils.safe_get_full_fp32_param(value)) is not None:
+        return copy
+    with deepspeed.zero.GatheredParameters([value]):  # does nothing where the value is not sharded
+        return value.detach().cpu().clone()
 
 
-def skip_frozen_weights(accelerator: Accelerator) -> None:
-    """Have DeepSpeed's engines write no frozen parameters, and expect none: they are the base's, which stays where it is."""
-    prepare = accelerator.prepare
+class SkipFrozenWeights(TrainerCallback):
+    """DeepSpeed's checkpoints without the frozen parameters: those are the base's, which stays where it is.
 
-    @wraps(prepare)
-    def prepared(*parts: object, **options: object) -> object:
-        result = prepare(*parts, **options)
-        for engine in result if isinstance(result, tuple) else (result,):
-            if hasattr(engine, "save_checkpoint") and hasattr(engine, "load_checkpoint"):
-                engine.save_checkpoint = _with(engine.save_checkpoint, exclude_frozen_parameters=True)
-                engine.load_checkpoint = _with(engine.load_checkpoint, load_module_strict=False)
-        return result
+    Trainer asks DeepSpeed for this itself, but only where the model's class is PEFT's.
+    """
 
-    accelerator.prepare = prepared
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
 
-
-def _with(method: Callable, **fixed: object) -> Callable:
-    """A method some of whose arguments are fixed, whatever it is called with."""
-
-    @wraps(method)
-    def fixed_method(*args: object, **options: object) -> object:
-        return method(*args, **{**options, **fixed})
-
-    return fixed_method
+    def on_train_begin(self, *_: object, **__: object) -> None:
+        """From now on `model_wrapped` is DeepSpeed's engine."""
+        engine = self.trainer.model_wrapped
+        engine.save_checkpoint = partial(engine.save_checkpoint, exclude_frozen_parameters=True)

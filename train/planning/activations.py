@@ -1,7 +1,7 @@
 """Activations: the memory that a step's forward and backward pass take beside weights, gradients and optimizer.
 
-Nothing is estimated from formulas: the stage's own model, loss and largest micro-batch run on tensors that have shapes and
-dtypes but no data (torch's FakeTensorMode), and every storage that lives is counted. Attention runs as torch's fused kernel,
+There are no formulas: the stage's own model, loss and largest micro-batch run on tensors that have shapes and dtypes
+but no data (torch's FakeTensorMode), and every living storage is counted. Attention runs as torch's fused kernel,
 which, like flash attention, keeps no scores for pairs of tokens.
 """
 
@@ -146,7 +146,7 @@ def _without_data(model: SafeVLM, compute: torch.dtype | None, cast: bool) -> Sa
     def held(dtype: torch.dtype) -> torch.dtype:
         if not dtype.is_floating_point or compute is None:
             return dtype
-        # A CPU's autocast cannot mix float16 and bfloat16; cast from float32, they give the same copies and the same sums.
+        # A CPU's autocast cannot mix float16 and bfloat16; float32 gives the same copies and the same sums.
         mixed = cast and dtype.itemsize == compute.itemsize and dtype != compute
         return torch.float32 if mixed else dtype if cast else compute
 

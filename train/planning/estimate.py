@@ -33,7 +33,7 @@ SAFETY = ("safety projector", "head tokens", "language-model tokens", "head")
 
 @dataclass(frozen=True)
 class StrategyMemory:
-    """One strategy on the card: `peak` bytes on each GPU, and the verdict: "fits", "tight", "no", or why it is impossible."""
+    """One strategy on the card: `peak` bytes on each GPU, and "fits", "tight", "no", or why it is impossible."""
 
     strategy: Strategy
     states: States
@@ -44,7 +44,7 @@ class StrategyMemory:
 
 @dataclass(frozen=True)
 class Steps:
-    """How long the stage is. `checkpoint`, `disk`: bytes of one checkpoint, and of all that exist at once with `final/`."""
+    """How long the stage is. `checkpoint`: bytes of one. `disk`: of all that exist at once, with `final/`."""
 
     rows: int
     rows_of_step: int

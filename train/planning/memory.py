@@ -1,4 +1,4 @@
-"""Memory: what a stage takes on a GPU, on the host and on disk, from plain numbers. All results are bytes."""
+"""Memory: what weights, gradients and optimizer take on a GPU, on the host and on disk. All results are bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from math import prod
 
 GIB = 2**30
 CUDA = GIB  # context, libraries and the buffers of communication: no sum gives it
-FULL, TIGHT = 1.0, 0.9  # shares of a card; the allocator cannot hand out its last pieces
+FULL, TIGHT = 1.0, 0.9  # fractions of a card; the allocator cannot hand out its last pieces
 BLOCK, SMALL = 256, 4096  # of bitsandbytes' 8-bit optimizers: values that share a scale; tensors below stay in 32 bits
 # Optimizer -> states of each parameter, and their bits. Those of torch also count their steps, a float for each tensor.
 OPTIMIZERS = {
@@ -39,8 +39,9 @@ COUNTED = ("adamw_torch", "adamw_torch_fused", "adagrad", "rmsprop")  # have a s
 def quantised_bits(kind: str, inputs: int) -> float:
     """Bits of a weight that bitsandbytes holds.
 
-    nf4: 4 for the code, 8 / 64 for the scale of 64 weights, 32 / (64 * 256) for the scale of 256 such scales: 4.127 (QLoRA,
-    arXiv 2305.14314, section 3). int8: 8, and a 32-bit scale for each row of `inputs` weights (arXiv 2208.07339).
+    nf4: 4 for the code, 8 / 64 for the scale of 64 weights, 32 / (64 * 256) for the scale of 256 such scales: 4.127
+    (QLoRA, arXiv 2305.14314, section 3). int8: 8, and a 32-bit scale for each row of `inputs` weights (arXiv
+    2208.07339).
     """
     return 4 + 8 / 64 + 32 / (64 * 256) if kind == "nf4" else 8 + 32 / inputs
 
@@ -48,9 +49,9 @@ def quantised_bits(kind: str, inputs: int) -> float:
 def optimizer_bytes(name: str, shapes: Iterable[tuple[int, ...]], embeddings: Iterable[tuple[int, ...]] = ()) -> int:
     """States of an optimizer over tensors of these shapes.
 
-    AdamW: two 32-bit values for each parameter, 8 bytes; in 8 bits 2 bytes and a 32-bit scale for every 256 values (arXiv
-    2110.02861), but for tensors below 4,096 values and for embeddings, which stay in 32 bits. Adafactor: a value for each row and
-    column (arXiv 1804.04235). One that is not known here is taken for AdamW in 32 bits.
+    AdamW: two 32-bit values for each parameter, 8 bytes; in 8 bits 2 bytes and a 32-bit scale for every 256 values
+    (arXiv 2110.02861), except for tensors below 4,096 values and embeddings, which stay in 32 bits. Adafactor: a value
+    for each row and column (arXiv 1804.04235). An optimizer that is not listed counts as AdamW in 32 bits.
 
     Args: embeddings: shapes of those tensors that are embeddings, not among `shapes`.
     """
@@ -85,7 +86,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Strategy:
-    """How the states are shared among processes.
+    """How the states are partitioned among processes.
 
     Attributes:
         name, file: for the reader; the DeepSpeed file, or None.
@@ -108,7 +109,7 @@ class Strategy:
 
 @dataclass(frozen=True)
 class States:
-    """What stays on one GPU over a step, in bytes; `host` is on the machine's CPU side, of all its processes together.
+    """What stays on one GPU over a step, in bytes; `host` is in the machine's memory, of all its processes together.
 
     `step` comes on top while the optimizer steps, when no activation is left.
     """
@@ -130,10 +131,12 @@ class States:
 def states(weights: Weights, strategy: Strategy, optimizer: float, processes: int, half: bool) -> States:
     """Weights, gradients and optimizer on each GPU.
 
-    Source: ZeRO, arXiv 1910.02054, section 3: with P parameters, N processes and Adam in mixed precision 2 P + 2 P + 12 P
-    bytes, the 12 being a 32-bit copy and two states. Stage 2 keeps 2 P + 14 P / N, stage 3 16 P / N. What differs here:
+    Source: ZeRO, arXiv 1910.02054, section 3: with P parameters, N processes and Adam in mixed precision 2 P + 2 P + 12
+    P bytes, the 12 being a 32-bit copy and two states. Stage 2 keeps 2 P + 14 P / N, stage 3 16 P / N. What differs
+    here:
     - frozen parameters have weights and nothing else, and DDP keeps every weight in its own dtype, without a copy;
-    - DDP holds gradients a second time, in its buckets, where there are several processes (torch: `gradient_as_bucket_view`);
+    - DDP holds gradients a second time, in its buckets, where there are several processes (torch:
+      `gradient_as_bucket_view`);
     - DeepSpeed's buckets for gradients, two where it overlaps, and what stage 3 has gathered at a time, at most;
     - DeepSpeed makes the gradients of a process's part 32-bit when it steps: `step`;
     - DeepSpeed keeps 32-bit copies of 32-bit weights too;
@@ -166,6 +169,6 @@ def states(weights: Weights, strategy: Strategy, optimizer: float, processes: in
 
 
 def checkpoint_bytes(weights: Weights, optimizer: float, copies: bool) -> float:
-    """A checkpoint: trained parameters in 32 bits, the optimizer's states and, of DeepSpeed, the 32-bit and the held copies."""
+    """A checkpoint: trained parameters, the optimizer's states and, of DeepSpeed, its 32-bit and 16-bit copies."""
     own = 4 * weights.trained if copies else weights.trained_bytes
     return own + optimizer + (6 * weights.trained if copies else 0)

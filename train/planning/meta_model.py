@@ -1,4 +1,4 @@
-"""MetaModel: the model of a stage on the meta device, with shapes and dtypes but no weights, so that any machine can count it."""
+"""MetaModel: the model of a stage with shapes and dtypes but no weights, so that any machine can count it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ class MetaModel:
     def of(cls, config: TrainConfig, quantized: bool = True) -> MetaModel:
         """Build it from configs and processor, without reading a weight.
 
-        Args: quantized: hold the blocks' linear weights as the stage does; False keeps them whole, so that the model can run.
+        Args: quantized: hold the blocks' linear weights as the stage does; False keeps them whole, so that the model
+        can run.
 
         Raises:
             ConfigError: as in `train.run`; or the base's config cannot be read.

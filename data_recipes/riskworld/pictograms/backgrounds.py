@@ -1,4 +1,4 @@
-"""Backgrounds: light, of one or two tones; some kinds occur in the ood split alone."""
+"""Backgrounds: light, of one or two tones; some are used in the ood split alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HELD_OUT = ("checker", "dots")
 
 
 def draw(kind: str, rng: random.Random) -> Image.Image:
-    """A background of a kind of `TRAIN` or `HELD_OUT`: SIZE x SIZE, RGB."""
+    """A background of a name of `TRAIN` or `HELD_OUT`: SIZE x SIZE, RGB."""
     one, two = (tuple(rng.randint(205, 255) for _ in range(3)) for _ in range(2))
     image = Image.new("RGB", (SIZE, SIZE), one)
     canvas = ImageDraw.Draw(image)

@@ -1,4 +1,4 @@
-"""Drawings of the 18 pairs: the risky pictogram, or the benign look-alike that shares its outline. None is offensive."""
+"""Drawings of the 18 pairs: a risky pictogram, or the benign look-alike with its outline. None is offensive."""
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ class Glyph:
 
     Attributes:
         name: unique, lower case.
-        risk_type: the type it stands for, "clean" for a benign one.
+        risk_type: the type that it stands for, "clean" for a benign one.
         twin: name of the glyph that it resembles, None for a neutral one.
-        draw: puts it on a pen.
+        draw: draws it with a pen.
     """
 
     name: str
@@ -94,8 +94,15 @@ PAIRS = (
     ("misleading", "cracked horn", "horn", drawings.horn),
 )
 NEUTRAL = {
-    "star": _star, "house": _house, "tree": _tree, "fish": _fish, "key": _key, "cup": _cup, "moon": _moon, "umbrella": _umbrella,
-}  # fmt: skip
+    "star": _star,
+    "house": _house,
+    "tree": _tree,
+    "fish": _fish,
+    "key": _key,
+    "cup": _cup,
+    "moon": _moon,
+    "umbrella": _umbrella,
+}
 
 
 def _pair(risk_type: str, risky: str, benign: str, draw: Callable[[Pen, bool], None]) -> list[Glyph]:

@@ -14,7 +14,7 @@ INK, HALF, EMPTY = 255, 120, 0
 
 @dataclass(frozen=True)
 class Style:
-    """How a pictogram is drawn: `fill` of its bodies (or "hatch"), `line` width in units, and a gap inside each line."""
+    """How a pictogram is drawn: `fill` of its bodies (or "hatch"), `line` width and a `gap` inside lines, in units."""
 
     name: str
     fill: int | str
@@ -89,7 +89,7 @@ class Pen:
         self._stroke(spots, thickness, self._contrast)
 
     def line(self, points: Points, width: float = 1.0) -> None:
-        """A line that always is ink."""
+        """A line, always in ink."""
         self._line(self._place(points), max(self.style.line, 0.14) * width)
 
     @property

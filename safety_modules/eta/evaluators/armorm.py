@@ -1,7 +1,7 @@
-"""ArmoRM: the published multi-objective reward model as a small module of ours, read without its remote code.
+"""ArmoRM: the published multi-objective reward model as a small module, loaded without its remote code.
 
-Source: ArmoRM (arXiv 2406.12845), `RLHFlow/ArmoRM-Llama3-8B-v0.1`. Differs: the heads compute in fp32 whatever the body's dtype;
-either side of padding; a row alone and in a batch scores the same.
+Source: ArmoRM (arXiv 2406.12845), `RLHFlow/ArmoRM-Llama3-8B-v0.1`. Differs: the heads compute in fp32 whatever the
+body's dtype; padding may be on either side; a row has the same score alone and in a batch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
-class Heads:
+class HeadSizes:
     """The sizes of the heads, as the checkpoint's config names them."""
 
     num_objectives: int
@@ -38,7 +38,7 @@ class Heads:
     gating_n_hidden: int
 
     @classmethod
-    def of(cls, config: dict, folder: str | Path) -> Heads:
+    def of(cls, config: dict, folder: str | Path) -> HeadSizes:
         """The sizes that a config gives; one that it lacks is an EtaError."""
         lacking = [name for name in cls.__dataclass_fields__ if name not in config]
         if lacking:
@@ -49,7 +49,7 @@ class Heads:
 class Gating(nn.Module):
     """A prompt's hidden state -> the weight of each objective."""
 
-    def __init__(self, width: int, heads: Heads) -> None:
+    def __init__(self, width: int, heads: HeadSizes) -> None:
         super().__init__()
         widths = [width, *[heads.gating_hidden_dim] * heads.gating_n_hidden, heads.num_objectives]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:]))
@@ -64,10 +64,10 @@ class Gating(nn.Module):
 
 
 class ArmoRM(nn.Module):
-    """A Llama whose last token gives a reward for each objective and whose prompt says how much each objective counts."""
+    """A Llama whose last token gives a reward for each objective and whose prompt gives the objectives' weights."""
 
-    def __init__(self, body: LlamaModel, heads: Heads, header: Sequence[int]) -> None:
-        """Args: header: ids of TURN; the gate reads the hidden state at the first of them, where they occur last."""
+    def __init__(self, body: LlamaModel, heads: HeadSizes, header: Sequence[int]) -> None:
+        """Args: header: ids of TURN; the gate reads the hidden state at their first, where TURN occurs last."""
         super().__init__()
         self.model, self.config, self.header = body, body.config, tuple(header)
         self.config.num_labels = 1  # one score, whatever the config says of labels
@@ -81,7 +81,7 @@ class ArmoRM(nn.Module):
 
         Args:
             folder: a folder, or a hub name.
-            dtype: of the body; "auto" is what the config says, fp32 (30 GB) for the published one, which its authors use in
+            dtype: of the body; "auto" is the config's, fp32 (30 GB) for the published one, which its authors use in
                 bfloat16 (15 GB).
 
         Raises:
@@ -92,14 +92,14 @@ class ArmoRM(nn.Module):
             config = LlamaConfig.from_pretrained(place)
             tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
             files = _files(place)
-        sizes, ids = Heads.of(config.to_dict(), folder), header(tokenizer)
+        sizes, ids = HeadSizes.of(config.to_dict(), folder), header(tokenizer)
         with torch.device("meta"):
             expected = set(cls(LlamaModel(config), sizes, ids).state_dict())
         for fault, names in (("lacks", expected - set(files)), ("has unknown", set(files) - expected)):
             if names:
                 few = ", ".join(sorted(names)[:3])
                 raise EtaError(f"{folder}: {fault} weights, {len(names)}: {few}; give a whole ArmoRM, as published")
-        with quiet():  # the heads' weights are left for the lines below, which is reported as a fault
+        with quiet():  # transformers would warn of the heads' weights, which are loaded below
             model = cls(load_stock(LlamaModel, place, "cpu", dtype), sizes, ids)
         state = {BODY + name: value for name, value in model.model.state_dict().items()}
         with readable(folder):
@@ -113,7 +113,7 @@ class ArmoRM(nn.Module):
         return self.model.device
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SequenceClassifierOutput:
-        """Score dialogues.
+        """Score reward prompts.
 
         Args:
             input_ids: (B, T). attention_mask: (B, T), 1 for tokens and 0 for padding, on either side.
@@ -138,7 +138,7 @@ class ArmoRM(nn.Module):
         for place in range(len(ids) - size, -1, -1):
             if tuple(ids[place : place + size]) == self.header and all(mask[place : place + size]):
                 return place
-        raise EtaError(f"a row of {sum(mask)} tokens has no {TURN!r}; give dialogues in the model's own chat template")
+        raise EtaError(f"a row of {sum(mask)} tokens has no {TURN!r}; give prompts in the model's own chat template")
 
 
 def header(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -176,11 +176,11 @@ def _files(folder: Path) -> dict[str, Path]:
     if (folder / INDEX).is_file():
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         paths = [folder / name for name in sorted(set(index["weight_map"].values()))]
-    found = {}
+    files: dict[str, Path] = {}
     for path in paths:
         with safe_open(path, "pt") as file:
-            found |= {name: path for name in file.keys()}
-    return found
+            files |= {name: path for name in file.keys()}
+    return files
 
 
 def _tensor(path: Path, name: str) -> Tensor:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from safety_modules.devices import DTYPES
 from safety_modules.eta.evaluators.protocols import EtaError
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
-
-def load_stock(kind: type, folder: str | Path, device: str, dtype: torch.dtype | str) -> PreTrainedModel:
+def load_stock(kind: Any, folder: str | Path, device: str, dtype: torch.dtype | str) -> Any:
     """A model of transformers with all its weights from the files; safetensors only, no remote code.
 
     Args:
@@ -27,16 +26,16 @@ def load_stock(kind: type, folder: str | Path, device: str, dtype: torch.dtype |
     Raises:
         EtaError: it cannot be read, or the files lack weights, which transformers would fill with random numbers.
     """
-    if isinstance(dtype, str) and dtype not in DTYPES:
-        raise EtaError(f"dtype {dtype!r}; valid names: {', '.join(DTYPES)}")
+    if isinstance(dtype, str) and dtype not in ("auto", *DTYPES):
+        raise EtaError(f"dtype: {dtype!r}; valid names: auto, {', '.join(DTYPES)}")
     settings = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
     with readable(folder):
         model, info = kind.from_pretrained(folder, dtype=dtype, **settings)
     lacking = sorted(info["missing_keys"])
     if lacking:
         raise EtaError(
-            f"{folder}: its files lack {len(lacking)} weights of {type(model).__name__}, {', '.join(lacking[:3])}; they would be "
-            "random: give a folder that was saved from such a model"
+            f"{folder}: its files lack {len(lacking)} weights of {type(model).__name__}, {', '.join(lacking[:3])}; "
+            "they would be random: give a folder that was saved from such a model"
         )
     return model.eval().to(device)
 
@@ -51,8 +50,8 @@ def readable(folder: str | Path) -> Iterator[None]:
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         lines = str(error).strip().splitlines()
         raise EtaError(
-            f"{folder}: cannot be loaded ({lines[0] if lines else type(error).__name__}); give the folder or hub name of a model "
-            "of the right kind in safetensors; one in .bin files alone is converted with transformers' save_pretrained"
+            f"{folder}: cannot be loaded ({lines[0] if lines else type(error).__name__}); give the folder or hub name "
+            "of a model of the right kind in safetensors; convert .bin files with transformers' save_pretrained"
         ) from error
 
 

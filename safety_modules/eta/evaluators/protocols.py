@@ -1,7 +1,7 @@
-"""Evaluators: what scores an exchange before there is an answer, and an answer afterwards; each with its unit and threshold.
+"""Protocols of evaluators: what scores an exchange before the answer, and an answer; each with a unit and a threshold.
 
-Source: ETA (arXiv 2410.06625) section 3.1, its bi-level evaluation. Differs: any callable will do, a score is checked against
-its unit, and an evaluator that fails is never taken for one that found nothing.
+Source: ETA (arXiv 2410.06625) section 3.1, its bi-level evaluation. Differs: any callable will do, a score is checked
+against its unit, and a failure of an evaluator never counts as a safe score.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from safety_modules.errors import UserError
 
-Messages = Sequence[dict]  # one exchange, as `SafeProcessor` takes it
+Messages = Sequence[dict]  # one exchange; see `SafeProcessor`
 
 
 class EtaError(UserError):
@@ -35,14 +35,14 @@ class Unit:
         """The value as a number; one of numpy, or a tensor without dimensions, will do.
 
         Raises:
-            EtaError: it is no finite number, or out of range: 16.0 is no cosine.
+            EtaError: it is not a finite number, or out of range: 16.0 is not a cosine.
         """
-        number = value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
-        real = isinstance(number, numbers.Real) and not isinstance(number, bool)
-        if not real or not math.isfinite(number) or not self.low <= number <= self.high:
+        item = value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
+        number = math.nan if isinstance(item, bool) or not isinstance(item, numbers.Real) else float(item)
+        if not math.isfinite(number) or not self.low <= number <= self.high:
             bounds = f" from {self.low:g} to {self.high:g}" if math.isfinite(self.low) else ""
-            raise EtaError(f"{what} is {value!r}, which is no {self.name}; give a finite number{bounds}")
-        return float(number)
+            raise EtaError(f"{what} is {value!r}, which is not a {self.name}; give a finite number{bounds}")
+        return number
 
 
 COSINE = Unit("cosine", -1.0, 1.0)
@@ -57,7 +57,7 @@ class PreEvaluator(Protocol):
     threshold: float
 
     def __call__(self, exchanges: Sequence[Messages]) -> Sequence[float | None]:
-        """One score each, in `unit`; None where there is nothing to judge, such as no image."""
+        """One score each, in `unit`; None where there is nothing to score, such as no image."""
 
 
 class PostEvaluator(Protocol):

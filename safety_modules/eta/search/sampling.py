@@ -1,4 +1,4 @@
-"""Drawing: tokens drawn for each row by a generator of its own, so that a row's text does not depend on its batch."""
+"""Sampling with a random generator for each row, so that a row's text does not depend on its batch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogits
 from safety_modules.eta.search.sentences import SentenceEnd
 
 
-class Draw(LogitsProcessor):
-    """Leaves each row one token, drawn from its distribution as transformers' own sampling does, by the row's generator.
+class SeededSampling(LogitsProcessor):
+    """Leaves each row one token, sampled from its distribution as transformers samples, with the row's generator.
 
-    A row that is done draws nothing: its generator stays where it is, as it would if the row were alone.
+    A row that is done samples nothing: its generator stays as it is, as if the row were alone.
     """
 
     def __init__(self, generators: Sequence[torch.Generator], end: SentenceEnd) -> None:
@@ -32,12 +32,12 @@ class Draw(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, torch.cat(tokens), 0.0)
 
 
-def draws(
+def sampling_processors(
     generators: Sequence[torch.Generator], end: SentenceEnd, temperature: float, top_k: int
 ) -> LogitsProcessorList:
-    """What `generate` does with logits when it samples: divide by the temperature, keep the top k, draw."""
+    """What `generate` does with logits when it samples: temperature, top k, one token."""
     steps = LogitsProcessorList([TemperatureLogitsWarper(float(temperature))])
     if top_k:
         steps.append(TopKLogitsWarper(top_k))
-    steps.append(Draw(generators, end))
+    steps.append(SeededSampling(generators, end))
     return steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import regex
 import torch
@@ -18,7 +19,7 @@ _WORD = regex.compile(r"\p{L}")
 def ends_sentence(text: str) -> bool:
     """Whether a sentence so far is whole: it holds a word, and ends with a mark that ends sentences, or with its line.
 
-    Closing quotes and brackets may follow the mark. A full stop behind a digit does not end it: "3." may become "3.14".
+    Closing quotes and brackets may follow the mark. A full stop after a digit does not end it: "3." may become "3.14".
     """
     return bool(_WORD.search(text)) and bool(_END.search(text) or _LINE.search(text))
 
@@ -48,6 +49,6 @@ class SentenceEnd(StoppingCriteria):
         for row, ids in enumerate(input_ids[:, self.start :].tolist()):
             if not self.done[row]:
                 self.lengths[row] = len(ids)
-                whole = ids[-1] in self.eos or len(ids) >= self.limits[row]
-                self.done[row] = whole or self.ends(self.tokenizer.decode(ids, skip_special_tokens=True))
+                ended = ids[-1] in self.eos or len(ids) >= self.limits[row]
+                self.done[row] = ended or self.ends(cast(str, self.tokenizer.decode(ids, skip_special_tokens=True)))
         return torch.tensor(self.done, device=input_ids.device)

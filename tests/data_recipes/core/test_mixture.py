@@ -1,20 +1,18 @@
-"""Mixtures: weights, caps, balance, share of clean rows, and what a source leaves out."""
+"""Mixtures: weights, limits, balance, fraction of clean rows, and what a source leaves out."""
 
 import hashlib
 import logging
 from collections import Counter
 
-import numpy as np
 import pytest
-from helpers.dataset_files import TAXONOMY, images, reading, write_json
+from helpers.dataset_files import TAXONOMY, images, reader, write_json
 from hypothesis import given
 from hypothesis import strategies as st
 
 import data_recipes
-from data_recipes.core.mixture import Part, Source, _chosen, _times, mix, total
-from data_recipes.core.reading import LeftOut
-from data_recipes.readers.indexed_json import JsonRows
-from safety_modules.sample import DataError, Sample, Turn
+from data_recipes.core.data_config import DataConfig, Source
+from data_recipes.core.mixture import SourceCounts, mix, row_repeats, total_labels
+from safety_modules.sample import DataError
 
 
 @pytest.fixture
@@ -29,122 +27,106 @@ def source(**options):
     return Source("image_folder", split="train+validation", **options)
 
 
+def mixed(root, *sources, seed=0, **options):
+    return mix(DataConfig(str(root), list(sources), **options), TAXONOMY, seed)
+
+
 def types(rows):
     return Counter(row.risk_type for row in rows)
 
 
 @pytest.mark.parametrize("weight, count", [(0.5, 40), (1, 80), (2, 160), (2.25, 180)])
 def test_weights_are_exact(root, weight, count):
-    rows, (part,) = mix([source(weight=weight)], root, TAXONOMY)
+    rows, (part,) = mixed(root, source(weight=weight))
     assert len(rows) == part.used == count and part.read == 80
     taken = Counter(row.source for row in rows)
     assert set(taken.values()) <= {int(weight), int(weight) + 1}
 
 
 def test_a_source_of_weight_0_gives_nothing_and_a_mixture_needs_a_row(root):
-    rows, (one, none) = mix([source(), source(weight=0)], root, TAXONOMY)
+    rows, (one, none) = mixed(root, source(), source(weight=0))
     assert (one.used, none.read, none.used, none.labels, len(rows)) == (80, 80, 0, {}, 80)
     with pytest.raises(DataError, match="the mixture has no rows; raise a weight"):
-        mix([source(weight=0)], root, TAXONOMY)
+        mixed(root, source(weight=0))
 
 
 @given(count=st.integers(0, 300), weight=st.floats(0, 4), seed=st.integers(0, 5))
 def test_each_row_is_taken_the_weights_floor_or_ceiling_and_the_sum_is_right(count, weight, seed):
-    times = _times(count, weight, f"{seed}")
+    times = row_repeats(count, weight, f"{seed}")
     assert abs(times.sum() - count * weight) <= 0.5 + 1e-6 and set((times - int(weight)).tolist()) <= {0, 1}
 
 
-@given(count=st.integers(1, 300), share=st.floats(0, 1), seed=st.integers(0, 5))
-def test_a_draw_takes_each_place_once_and_a_smaller_one_is_part_of_it(count, share, seed):
-    few, many = (_chosen(count, wanted, f"{seed}").tolist() for wanted in (int(count * share) // 2, int(count * share)))
-    assert len(many) == int(count * share) == len(set(many)) and many == sorted(many)
-    assert set(few) <= set(many) <= set(range(count))
-
-
-def test_a_draw_is_even_over_the_places():
-    drawn = sum(np.bincount(_chosen(100, 50, f"{seed}"), minlength=100) for seed in range(400))
-    assert drawn.sum() == 20_000 and 150 < drawn.min() and drawn.max() < 250
-
-
-def test_a_cap_comes_before_the_weight_and_is_spread_evenly(root):
-    rows, (part,) = mix([source(limit=8, weight=2)], root, TAXONOMY)
+def test_a_limit_comes_before_the_weight_and_is_spread_evenly(root):
+    rows, (part,) = mixed(root, source(limit=8, weight=2))
     assert part.read == 8 and len(rows) == 16 and types(rows)["clean"] == 8
 
 
 def test_balance_keeps_the_number_of_risky_rows_and_moves_types_to_each_other(root):
-    plain = types(mix([source()], root, TAXONOMY)[0])
-    half = types(mix([source()], root, TAXONOMY, balance=0.5)[0])
-    full = types(mix([source()], root, TAXONOMY, balance=1)[0])
+    plain = types(mixed(root, source())[0])
+    half = types(mixed(root, source(), balance=0.5)[0])
+    full = types(mixed(root, source(), balance=1)[0])
     assert plain == {"clean": 40, "privacy": 30, "politics": 6, "insults": 4}
     assert half["clean"] == full["clean"] == 40 and abs(sum(half.values()) - 80) <= 1
     assert {full["privacy"], full["politics"], full["insults"]} <= {13, 14}
     assert plain["politics"] < half["politics"] < full["politics"]
-    capped = mix([source()], root, TAXONOMY, balance=1, max_repeats=2)[0]
+    capped = mixed(root, source(), balance=1, max_repeats=2)[0]
     assert types(capped)["insults"] == 8 and max(Counter(row.source for row in capped).values()) == 2
 
 
 def test_balance_of_one_risky_type_or_none_changes_nothing(root):
-    plain = mix([source(labels={"politics": None, "insults": None})], root, TAXONOMY)[0]
-    assert list(plain) == list(mix([source(labels={"politics": None, "insults": None})], root, TAXONOMY, balance=1)[0])
+    plain = mixed(root, source(labels={"politics": None, "insults": None}))[0]
+    assert list(plain) == list(mixed(root, source(labels={"politics": None, "insults": None}), balance=1)[0])
     clean = {name: None for name in ("privacy", "politics", "insults")}
-    assert types(mix([source(labels=clean)], root, TAXONOMY, balance=1)[0]) == {"clean": 40}
+    assert types(mixed(root, source(labels=clean), balance=1)[0]) == {"clean": 40}
 
 
-@pytest.mark.parametrize("share, clean, risky", [(0.2, 10, 40), (0.5, 40, 40), (0.8, 40, 10)])
-def test_the_share_of_clean_rows_thins_out_one_side(root, share, clean, risky):
-    found = types(mix([source()], root, TAXONOMY, clean_fraction=share)[0])
-    assert found["clean"] == clean and sum(found.values()) == clean + risky
+@pytest.mark.parametrize("fraction, clean, risky", [(0.2, 10, 40), (0.5, 40, 40), (0.8, 40, 10)])
+def test_the_fraction_of_clean_rows_thins_out_one_side(root, fraction, clean, risky):
+    counts = types(mixed(root, source(), clean_fraction=fraction)[0])
+    assert counts["clean"] == clean and sum(counts.values()) == clean + risky
 
 
-def test_a_share_of_clean_rows_needs_both_sides(root):
+def test_a_fraction_of_clean_rows_needs_both_sides(root):
     with pytest.raises(DataError, match="clean_fraction 0.5 needs clean and risky rows, the mixture has 0 and 40"):
-        mix([source(labels={"clean": None})], root, TAXONOMY, clean_fraction=0.5)
+        mixed(root, source(labels={"clean": None}), clean_fraction=0.5)
     with pytest.raises(DataError, match="the mixture has 40 and 0"):
-        mix([source(labels={"privacy": None, "politics": None, "insults": None})], root, TAXONOMY, clean_fraction=0.5)
+        mixed(root, source(labels={"privacy": None, "politics": None, "insults": None}), clean_fraction=0.5)
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_one_others(root):
     def drawn(seed):
-        return [row.source for row in mix([source(weight=0.5)], root, TAXONOMY, seed=seed)[0]]
+        return [row.source for row in mixed(root, source(weight=0.5), seed=seed)[0]]
 
     assert drawn(1) == drawn(1) != drawn(2)
-    assert _chosen(20, 5, "pinned").tolist() == [4, 5, 10, 13, 15], "a draw of before would choose other rows now"
 
 
-def test_a_mixture_of_before_has_the_same_rows_now(root):
-    rows, _ = mix([source(weight=1.5), source(limit=20, weight=0.3)], root, TAXONOMY, 0.5, clean_fraction=0.4, seed=42)
+def test_a_mixture_has_the_same_rows_in_every_version(root):
+    rows, _ = mixed(root, source(weight=1.5), source(limit=20, weight=0.3), balance=0.5, clean_fraction=0.4, seed=42)
     drawn = "\n".join(row.source for row in rows)
     assert (len(rows), hashlib.sha256(drawn.encode()).hexdigest()[:16]) == (100, "ecbda717dcc1a237")
 
 
-def test_parts_say_what_each_source_gave(root):
+def test_counts_of_each_source(root):
     images(root / "more/unknown", *(f"u{number}.png" for number in range(3)))
     images(root / "more/privacy", *(f"p{number}.png" for number in range(5)))
     images(root / "more/politics", *(f"q{number}.png" for number in range(2)))
     more = source(root=str(root / "more"), weight=2, limit=4, labels={"politics": None, "unknown": "fairness:1"})
-    rows, (one, other) = mix([source(weight=0.5), more], root, TAXONOMY, clean_fraction=0.4, seed=3)
-    assert (other.recipe, other.split, other.read, other.bad, other.left_out) == (
-        "image_folder",
-        "train+validation",
-        4,
-        0,
-        2,
-    )
-    assert (
-        one.used + other.used == len(rows)
-        and sum(one.labels.values()) == one.used
-        and sum(other.labels.values()) == other.used
-    )
-    assert total([one, other]) == {f"{name}:{level}": count for (name, level), count in sorted(rows.counts().items())}
+    rows, (one, other) = mixed(root, source(weight=0.5), more, clean_fraction=0.4, seed=3)
+    assert (other.recipe, other.split) == ("image_folder", "train+validation")
+    assert (other.read, other.bad, other.left_out) == (4, 0, 2)
+    assert one.used + other.used == len(rows)
+    assert [sum(part.labels.values()) for part in (one, other)] == [one.used, other.used]
+    labels = {f"{name}:{level}": count for (name, level), count in sorted(rows.counts().items())}
+    assert total_labels([one, other]) == labels
     assert other.labels.keys() == {"fairness:1", "privacy:2"} and one.labels["clean:0"] == types(rows)["clean"]
-    assert Part(**one.to_dict()) == one
+    assert SourceCounts(**one.to_dict()) == one
 
 
 def test_labels_of_the_users_and_rows_left_out_are_counted(root):
-    rows, (part,) = mix([source(labels={"insults": "fairness:1", "politics": None})], root, TAXONOMY)
+    rows, (part,) = mixed(root, source(labels={"insults": "fairness:1", "politics": None}))
     assert part.labels == {"clean:0": 40, "fairness:1": 4, "privacy:2": 30} and part.left_out == 6
     with pytest.raises(DataError, match="labels: no row has the category 'insult'; did you mean 'insults'"):
-        mix([source(labels={"insult": "fairness"})], root, TAXONOMY)
+        mixed(root, source(labels={"insult": "fairness"}))
 
 
 @pytest.mark.parametrize("bad_rows", ["error", "skip"])
@@ -160,21 +142,9 @@ def test_labels_of_the_users_and_rows_left_out_are_counted(root):
         (3, "unknown risk_type '3'"),
     ],
 )
-def test_a_label_that_cannot_be_is_an_error_and_no_bad_row(root, value, reason, bad_rows):
+def test_an_invalid_label_is_an_error_and_not_a_bad_row(root, value, reason, bad_rows):
     with pytest.raises(DataError, match=f"^labels: 'insults' -> {value!r}.*{reason}"):
-        mix([source(labels={"insults": value}, bad_rows=bad_rows)], root, TAXONOMY)
-
-
-def test_categories_that_yaml_reads_as_numbers_and_cells_of_any_kind_have_labels():
-    read = reading(labels={3: "privacy:1", "[4]": None})
-    assert read.label({}, 3) == read.label({}, "3") == ("privacy", 1)
-    with pytest.raises(LeftOut):
-        read.label({}, [4])
-    assert read.label({"Hate & Bias": ("fairness", 2)}, "hate_bias") == ("fairness", 2)
-    for category in (None, ["a"], {"a": 1}, 2.5):
-        with pytest.raises(DataError, match="unknown category .* or name it in `labels`"):
-            read.label({"Hate": ("fairness", 2)}, category)
-    read.check_labels()
+        mixed(root, source(labels={"insults": value}, bad_rows=bad_rows))
 
 
 def test_test_splits_are_held_out_whole_whatever_the_labels_say(tmp_path):
@@ -192,70 +162,28 @@ def test_test_splits_are_held_out_whole_whatever_the_labels_say(tmp_path):
     assert [row.images[0].name for row in rows] == ["test.png"]
 
 
-def conversation(*texts):
-    return {"conversations": [{"from": ("human", "gpt")[place % 2], "value": text} for place, text in enumerate(texts)]}
-
-
-@pytest.fixture
-def table(tmp_path):
-    """A LLaVA file with four rows, two of which break a rule."""
-    write_json(
-        tmp_path / "t.json", [conversation("Q", "A"), conversation("Q"), conversation("Q", "A2"), {"image": "no.png"}]
-    )
-    return tmp_path / "t.json"
-
-
-def test_rows_of_a_large_file_are_made_when_asked_for_and_bad_ones_name_themselves_then(table):
-    rows, _ = Source("llava_instruct", root=str(table)).read("", TAXONOMY, training=True)
-    assert len(rows) == 4 and rows[2].answer == "A2" and rows.counts() == {("clean", 0): 4}
-    with pytest.raises(DataError, match="^t.json:2: roles are"):
-        rows[1]
-    with pytest.raises(DataError, match="^t.json:4: image 'no.png': no such file"):
-        rows[3]
-
-
-def test_bad_rows_of_a_large_file_are_left_out_and_counted_at_once(table, caplog):
-    rows, read = Source("llava_instruct", root=str(table), bad_rows="skip").read("", TAXONOMY, training=True)
-    assert [row.source for row in rows] == ["t.json:1", "t.json:3"] and len(read.faults) == 2
-    assert "2 of 4 rows are left out" in caplog.text
-    write_json(table, [conversation("Q")])
-    with pytest.raises(DataError, match="1 of 1 rows cannot be used"):
-        Source("llava_instruct", root=str(table), bad_rows="skip").read("", TAXONOMY, training=True)
-
-
-def test_where_answers_are_needed_a_row_without_one_is_refused(table):
-    def convert(row):
-        return Sample((), (Turn("user", "Q"), Turn("assistant", "")), "clean", 0, row.source)
-
-    assert reading().lazily(JsonRows(table), convert, ("clean", 0))[0].answer == ""
-    with pytest.raises(DataError, match="^t.json:1: has no answer to train a language model on"):
-        reading(answers=True).lazily(JsonRows(table), convert, ("clean", 0))[0]
-    with pytest.raises(DataError, match="4 of 4 rows cannot be used\nt.json:1: has no answer"):
-        reading(answers=True, bad_rows="skip").lazily(JsonRows(table), convert, ("clean", 0))
-
-
 def test_labels_of_the_users_match_whatever_the_capitals_and_signs(root):
-    rows, _ = mix([source(labels={"In-Sults": "fairness:1"})], root, TAXONOMY)
+    rows, _ = mixed(root, source(labels={"In-Sults": "fairness:1"}))
     assert types(rows)["fairness"] == 4 and types(rows)["insults"] == 0
 
 
 def test_bad_rows_stop_the_reading_or_are_left_out_and_counted(root, caplog):
     images(root / "image_folder/unknown", *(f"u{number}.png" for number in range(7)))
     with pytest.raises(DataError, match=r"7 of 87 rows cannot be used(.|\n)*u0.png: unknown category(.|\n)*and 2 more"):
-        mix([source()], root, TAXONOMY)
+        mixed(root, source())
     with caplog.at_level(logging.WARNING):
-        rows, (part,) = mix([source(bad_rows="skip")], root, TAXONOMY)
+        rows, (part,) = mixed(root, source(bad_rows="skip"))
     assert (part.bad, len(rows)) == (7, 80) and "7 of 87 rows are left out" in caplog.text
     images(root / "bad/image_folder/unknown", "a.png")
     with pytest.raises(DataError, match="1 of 1 rows cannot be used"):
-        mix([source(bad_rows="skip")], root / "bad", TAXONOMY)
+        mixed(root / "bad", source(bad_rows="skip"))
 
 
 def test_skip_also_leaves_out_images_that_cannot_be_decoded(root):
     broken = root / "image_folder/politics/politics3.png"
     broken.write_bytes(broken.read_bytes()[:40])
-    assert len(mix([source()], root, TAXONOMY)[0]) == 80, "with error it is found when it is used"
-    rows, (part,) = mix([source(bad_rows="skip")], root, TAXONOMY)
+    assert len(mixed(root, source())[0]) == 80, "with error it is found when it is used"
+    rows, (part,) = mixed(root, source(bad_rows="skip"))
     assert len(rows) == 79 and part.bad == 1 and "politics3.png" not in {row.images[0].name for row in rows}
     assert "not a readable image" in part.faults[0]
 
@@ -266,38 +194,20 @@ def test_skip_also_leaves_out_images_that_cannot_be_decoded(root):
         ({"weight": -1}, "weight -1 must be a number from 0"),
         ({"weight": float("nan")}, "weight nan"),
         ({"weight": float("inf")}, "weight inf"),
-        ({"weight": "2"}, "weight '2' must be a number"),
         ({"limit": 0}, "limit 0 must be at least 1"),
-        ({"limit": 2.5}, "limit 2.5 must be at least 1"),
-        ({"labels": ["a"]}, r"labels \['a'\] must map categories"),
+        ({"stream": -1}, "stream -1 must be at least 1"),
     ],
 )
-def test_what_a_source_may_not_say(options, reason):
+def test_invalid_sources(options, reason):
     with pytest.raises(DataError, match=reason):
         source(**options)
 
 
 def test_bad_rows_has_two_values(root):
     with pytest.raises(DataError, match="bad_rows 'skpi'; did you mean 'skip'"):
-        mix([source(bad_rows="skpi")], root, TAXONOMY)
-
-
-def test_validation_is_carved_by_image_name_wherever_the_data_lies(root, tmp_path_factory):
-    def names(folder, split):
-        return {
-            row.images[0].name for row in data_recipes.read("image_folder", folder, split, reading(), training=False)
-        }
-
-    folder = root / "image_folder"
-    train, held, whole = (names(folder, split) for split in ("train", "validation", "train+validation"))
-    assert not train & held and train | held == whole and 2 <= len(held) <= 20
-    moved = tmp_path_factory.mktemp("other") / "place"
-    folder.rename(moved)
-    assert names(moved, "validation") == held
-    with pytest.raises(DataError, match="recipe 'image_folder' has no split 'test'"):
-        names(moved, "test")
+        mixed(root, source(bad_rows="skpi"))
 
 
 def test_a_test_split_is_refused_for_training(tmp_path):
     with pytest.raises(DataError, match="split 'test' is for measuring and may not be trained on"):
-        data_recipes.read("vlguard", tmp_path, "test", reading(), training=True)
+        data_recipes.read("vlguard", tmp_path, "test", reader(), training=True)

@@ -1,13 +1,13 @@
-"""Rows: samples whose labels are known before any is made; and the plan that names them."""
+"""Rows: samples whose labels are known before any is built; and the configuration that names them."""
 
 import numpy as np
 import pytest
 
-from data_recipes.core.data_config import read_data_config
-from data_recipes.core.mixture import Source
+from data_recipes.core.data_config import Source, read_data_config
 from data_recipes.core.rows import Rows
 from safety_modules.config import ConfigError
 from safety_modules.sample import Sample, Turn
+from train.config import read_config
 
 
 def samples(*kinds):
@@ -33,19 +33,35 @@ def test_rows_join_slice_and_take_like_a_list():
             rows[place]
 
 
+@pytest.mark.parametrize("value, fraction", [("5e-1", 0.5), ("1e-1", 0.1), (".5", 0.5)])
+def test_training_and_the_check_read_one_number_from_a_yaml(tmp_path, value, fraction):
+    path = tmp_path / "stage.yaml"
+    path.write_text(
+        f"data: {{root: r, train: [{{recipe: custom}}], clean_fraction: {value}}}\n"
+        "output: o\nbase: b\nrules: {'.*': null}\n"
+    )
+    assert read_config(["--config", str(path)]).data == read_data_config(path)[0]
+    assert read_data_config(path)[0].clean_fraction == fraction
+
+
 def test_the_data_part_is_read_from_a_stages_yaml(tmp_path):
     path = tmp_path / "stage.yaml"
     path.write_text(
-        "data: {root: r, train: [{recipe: custom, weight: 2}], clean_fraction: 0.5, hint_rate: 0.9}\ntrainer: {seed: 7}\n"
+        "data: {root: r, train: [{recipe: custom, weight: 2}], clean_fraction: 0.5, hint_rate: 0.9}\n"
+        "trainer: {seed: 7}\n"
     )
     config, seed, taxonomy = read_data_config(path)
     assert (config.root, config.train, config.clean_fraction) == ("r", [Source("custom", weight=2)], 0.5)
     assert (seed, taxonomy) == (7, None)
     for text, reason in (
-        ("data: {root: r, train: [{recipe: custom, wieght: 2}]}", "unknown key 'wieght'; did you mean 'weight'"),
-        ("data: {root: r}", "has no data.train"),
+        (
+            "data: {root: r, train: [{recipe: custom, wieght: 2}]}",
+            "data.train.0.wieght: unknown key; did you mean 'weight'",
+        ),
+        ("data: {root: r}", "data.train: is missing; add it"),
+        ("data: {root: r, trian: [{recipe: custom}]}", "data.trian: unknown key; did you mean 'train'"),
         ("data: {train: [{recipe: custom}]}", "has no data.root"),
-        ("train: [custom]\nroot: r", "train.0: .custom. should be a dictionary"),
+        ("train: [custom]\nroot: r", "stage.yaml: train.0: .custom. must be a mapping, such as .recipe: custom."),
         ("- 1", "has no data.train"),
         ("{", "cannot be read as YAML"),
     ):

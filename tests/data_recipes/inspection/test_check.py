@@ -1,4 +1,4 @@
-"""What a look at data must withstand: values of the wrong kind, many like images, names that are not UTF-8."""
+"""`inspect` and `check` on difficult data: values of the wrong type, many similar images, names that are not UTF-8."""
 
 import base64
 import hashlib
@@ -6,7 +6,6 @@ import io
 import os
 import re
 import sys
-from argparse import Namespace
 
 import pytest
 from helpers.inspection_runs import (
@@ -26,28 +25,30 @@ from helpers.inspection_runs import (
 )
 from PIL import Image
 
-from data_recipes.__main__ import _splits, main
-from data_recipes.core.held_out import Mark
+from data_recipes.__main__ import default_splits, main
+from data_recipes.core.held_out import Fingerprint
 from data_recipes.core.rows import Rows
-from data_recipes.inspection import image_scan
-from data_recipes.inspection.survey import survey
+from data_recipes.inspection.image_scan import ImageScan, near_duplicates
+from data_recipes.inspection.survey import survey_rows
 from safety_modules.reporting.gallery import thumbnail
 from safety_modules.sample import Sample, Turn
 
 WRONG = {
-    "weight 'two' must be": {"train": [{**TRAIN, "weight": "two"}]},
-    "limit 'five' must be": {"train": [{**TRAIN, "limit": "five"}]},
-    "labels ['a'] must map": {"train": [{**TRAIN, "labels": ["a"]}]},
-    "train 'custom' must be a list": {"train": "custom"},
-    "held_out 'a.csv' must be a list": {"train": [TRAIN], "held_out": "a.csv"},
-    "balance 7 is a share": {"train": [TRAIN], "balance": 7},
-    "clean_fraction 30 is a share": {"train": [TRAIN], "clean_fraction": 30},
-    "max_repeats 0 must be": {"train": [TRAIN], "max_repeats": 0},
+    "m.yaml: data.train.0.weight: 'two' must be a number": {"train": [{**TRAIN, "weight": "two"}]},
+    "m.yaml: data.train.0.limit: 'five' must be a whole number": {"train": [{**TRAIN, "limit": "five"}]},
+    "m.yaml: data.train.0.labels: ['a'] must be a mapping": {"train": [{**TRAIN, "labels": ["a"]}]},
+    "m.yaml: data.train: 'custom' must be a list, such as [{recipe: custom}]": {"train": "custom"},
+    "m.yaml: data.held_out: 'a.csv' must be a list, such as [a.csv]": {"train": [TRAIN], "held_out": "a.csv"},
+    "m.yaml: data.balance: 7.0 is a fraction and must be in 0..1": {"train": [TRAIN], "balance": 7},
+    "m.yaml: data.clean_fraction: 30.0 is a fraction and must be in (0, 1)": {"train": [TRAIN], "clean_fraction": 30},
+    "m.yaml: data.max_repeats: 0 must be at least 1": {"train": [TRAIN], "max_repeats": 0},
+    "m.yaml: data.max_repeats: True must be a whole number": {"train": [TRAIN], "max_repeats": True},
+    "m.yaml: data.packing: 'yes' must be true or false": {"train": [TRAIN], "packing": "yes"},
 }
 
 
 @pytest.mark.parametrize("message", WRONG)
-def test_values_of_the_wrong_kind(tmp_path, message, capsys):
+def test_values_of_the_wrong_type(tmp_path, message, capsys):
     fails(tmp_path, WRONG[message], message, capsys)
 
 
@@ -75,8 +76,8 @@ def test_broken_rows_of_a_mixture_are_counted_and_named(tmp_path, capsys):
     data = {"root": str(tmp_path), "train": [TRAIN], "validation": [VALIDATION]}
     code, report, last = check(tmp_path / "m.yaml", data, tmp_path / "out", capsys=capsys)
     assert code == 1 and last.startswith("not in order: ") and report["rows"] == 3
-    found = reasons(report, "broken")
-    assert "risk_level 7" in found["custom train labels.csv:3"] and "6.png" in found["custom validation labels.csv:8"]
+    broken = reasons(report, "broken")
+    assert "risk_level 7" in broken["custom train labels.csv:3"] and "6.png" in broken["custom validation labels.csv:8"]
 
 
 def test_the_test_split_of_own_data_is_held_out(tmp_path):
@@ -98,9 +99,9 @@ def test_every_row_of_a_broken_image_is_named(tmp_path):
     save(tmp_path, 0)
     (tmp_path / "bad.png").write_bytes(b"no image")
     table(tmp_path, row("0.png"), row("bad.png", 1), row("bad.png", 2))
-    found = reasons(inspect(tmp_path, tmp_path / "out")[1], "broken")
-    assert list(found) == ["labels.csv:3", "labels.csv:4"]
-    assert found["labels.csv:3"].count("bad.png") == 1 and "0x" not in found["labels.csv:3"]
+    broken = reasons(inspect(tmp_path, tmp_path / "out")[1], "broken")
+    assert list(broken) == ["labels.csv:3", "labels.csv:4"]
+    assert broken["labels.csv:3"].count("bad.png") == 1 and "0x" not in broken["labels.csv:3"]
 
 
 def test_bad_rows_may_stop_the_inspection(tmp_path, capsys):
@@ -116,22 +117,21 @@ def test_bad_rows_may_stop_the_inspection(tmp_path, capsys):
 def test_numbers_are_from_1(tmp_path, option, capsys):
     with pytest.raises(SystemExit):
         main(["inspect", "custom", "--root", str(tmp_path), option, "0"])
-    assert "'0' must be a number from 1" in capsys.readouterr().err
+    assert "'0' must be a whole number from 1" in capsys.readouterr().err
 
 
 def test_default_splits_leave_no_image_out():
-    unsafebench = Namespace(name="unsafebench", split=None)
-    assert _splits(unsafebench, join=True) == ["train+validation", "test"]
-    assert _splits(unsafebench) == ["train", "validation", "test"]
+    assert default_splits("unsafebench", join=True) == ["train+validation", "test"]
+    assert default_splits("unsafebench") == ["train", "validation", "test"]
+    assert default_splits("jailbreakv") == ["all"] and default_splits("rtvlm") == ["train", "test"]
 
 
 def test_many_images_that_look_the_same_are_few_pairs():
-    def look(number, phash):
-        return image_scan.Look("source", str(number), mark=Mark(str(number), "", 1, str(number), phash))
+    def scan(number, phash):
+        return ImageScan("source", str(number), fingerprint=Fingerprint(str(number), "", 1, str(number), phash))
 
-    looks = [look(number, 1 << 63) for number in range(3000)]
-    assert len(image_scan.alike(looks)) == 2999
-    pairs = image_scan.alike([look(0, 0), look(1, 0b1111), look(2, 0b11), look(3, 0b11111 << 20), look(4, 0)])
+    assert len(near_duplicates([scan(number, 1 << 63) for number in range(3000)])) == 2999
+    pairs = near_duplicates([scan(0, 0), scan(1, 0b1111), scan(2, 0b11), scan(3, 0b11111 << 20), scan(4, 0)])
     assert [(one.name, other.name, bits) for one, other, bits in pairs] == [
         ("0", "1", 4),
         ("0", "2", 2),
@@ -140,7 +140,7 @@ def test_many_images_that_look_the_same_are_few_pairs():
     ]
 
 
-def test_a_image_of_a_phone_is_a_jpeg(tmp_path):
+def test_an_image_of_a_phone_is_a_jpeg(tmp_path):
     draw(0).save(tmp_path / "phone.jpg", "MPO", save_all=True, append_images=[draw(1)])
     table(tmp_path, row("phone.jpg"))
     assert not inspect(tmp_path, tmp_path / "out")[1]["suspicious"]
@@ -151,10 +151,10 @@ def test_the_same_last_question_after_other_turns_may_have_another_label(tmp_pat
         turns = tuple(Turn(who, text) for who, text in zip(("user", "assistant") * 2, (first, "B.", "And?", "C.")))
         return Sample((), turns, "illegal", level, f"rows:{level}")
 
-    found = survey(Rows.of([sample("A?", 1), sample("D?", 2)]), [], None, 1).suspicious
-    assert [source for source, _ in found] == ["all rows"]  # one answer, and not one exchange
-    found = survey(Rows.of([sample("A?", 1), sample("A?", 2)]), [], None, 1).suspicious
-    assert [source for source, _ in found] == ["rows:2", "all rows"]
+    suspicious = survey_rows(Rows.of([sample("A?", 1), sample("D?", 2)])).suspicious
+    assert [source for source, _ in suspicious] == ["all rows"]  # one answer, but two exchanges
+    suspicious = survey_rows(Rows.of([sample("A?", 1), sample("A?", 2)])).suspicious
+    assert [source for source, _ in suspicious] == ["rows:2", "all rows"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")

@@ -1,3 +1,5 @@
+"""`inspect` and `check` on small data sets."""
+
 import json
 
 import pytest
@@ -28,13 +30,13 @@ def test_broken_rows_and_images_are_named(tmp_path, workers, capsys):
     rows[5]["risk_level"] = 7
     table(tmp_path, *rows)
     code, report, last = inspect(tmp_path, tmp_path / "out", "--workers", workers, capsys=capsys)
-    found = reasons(report, "broken")
+    broken = reasons(report, "broken")
     assert code == 1 and "3 broken" in last
-    assert set(found) == {"labels.csv:4", "labels.csv:5", "labels.csv:7"}
+    assert set(broken) == {"labels.csv:4", "labels.csv:5", "labels.csv:7"}
     assert (
-        "2.png" in found["labels.csv:4"]
-        and "3.png" in found["labels.csv:5"]
-        and "risk_level 7" in found["labels.csv:7"]
+        "2.png" in broken["labels.csv:4"]
+        and "3.png" in broken["labels.csv:5"]
+        and "risk_level 7" in broken["labels.csv:7"]
     )
 
 
@@ -61,7 +63,7 @@ def test_rows_without_an_answer_are_suspicious(tmp_path):
     assert "has no answer" in reasons(report)["xstest_prompts.csv:2"]
 
 
-ODD_PICTURES = {
+ODD_IMAGES = {
     "is named .jpg and is a PNG": ("9.jpg", (96, 80), "PNG"),
     "less than 48": ("9.png", (96, 47), "PNG"),
     "more than 10 to 1": ("9.png", (600, 50), "PNG"),
@@ -69,9 +71,9 @@ ODD_PICTURES = {
 }
 
 
-@pytest.mark.parametrize("reason", ODD_PICTURES)
+@pytest.mark.parametrize("reason", ODD_IMAGES)
 def test_suspicious_images(tmp_path, reason):
-    name, size, kind = ODD_PICTURES[reason]
+    name, size, kind = ODD_IMAGES[reason]
     save(tmp_path, 0)
     draw(9, size).save(tmp_path / name, kind)
     table(tmp_path, row("0.png"), row(name, 1))
@@ -87,8 +89,8 @@ def test_duplicates_exact_and_near(tmp_path):
     names = [*(f"{n}.png" for n in range(12)), "copy.png", "again.jpg", "larger.webp"]
     table(tmp_path, *(row(name, number) for number, name in enumerate(names)))
     code, report, _ = inspect(tmp_path, tmp_path / "out")
-    assert code == 0 and [[look["name"] for look in group] for group in report["same"]] == [["0.png", "copy.png"]]
-    pairs = {tuple(sorted((pair["one"].split()[-1], pair["other"].split()[-1]))) for pair in report["alike"]}
+    assert code == 0 and [[scan["name"] for scan in group] for group in report["duplicates"]] == [["0.png", "copy.png"]]
+    pairs = {tuple(sorted((pair["one"].split()[-1], pair["other"].split()[-1]))) for pair in report["near_duplicates"]}
     assert pairs == {("1.png", "again.jpg"), ("2.png", "larger.webp")}
 
 
@@ -123,11 +125,11 @@ def test_a_validation_image_under_another_name_is_a_leak(tmp_path, bits, capsys)
 
 WRONG = {
     "did you mean 'split'?": {"train": [{"recipe": "custom", "spilt": "train"}]},
-    "must be a mapping with recipe": {"train": ["custom"]},
-    "name at least one source": {"train": []},
+    "m.yaml: data.train.0: 'custom' must be a mapping, such as {recipe: custom}": {"train": ["custom"]},
+    "m.yaml: data.train is empty; name at least one": {"train": []},
     "did you mean 'custom'?": {"train": [{"recipe": "costum"}]},
-    "weight -1 must be": {"train": [{**TRAIN, "weight": -1}]},
-    "cannot be read as held-out images": {"train": [TRAIN], "held_out": ["none.csv"]},
+    "weight -1.0 must be a number from 0": {"train": [{**TRAIN, "weight": -1}]},
+    "none.csv: cannot be read": {"train": [TRAIN], "held_out": ["none.csv"]},
 }
 
 
@@ -137,7 +139,7 @@ def test_errors_of_a_mixture(tmp_path, message, capsys):
 
 
 @pytest.mark.parametrize("text", ["train: [", "- 1", "5", ""])
-def test_a_file_that_is_no_mixture(tmp_path, text, capsys):
+def test_a_file_that_is_not_a_mixture(tmp_path, text, capsys):
     path = tmp_path / "m.yaml"
     path.write_text(text)
     with pytest.raises(SystemExit) as stop:

@@ -2,28 +2,28 @@
 
 import pytest
 
-from data_recipes.readers.conversations import clean, turns
+from data_recipes.readers.conversations import turns, without_placeholders
 from safety_modules.sample import DataError
 
 
-def said(*texts, names=("human", "gpt"), keys=("from", "value")):
+def conversation(*texts, names=("human", "gpt"), keys=("from", "value")):
     return [{keys[0]: names[place % 2], keys[1]: text} for place, text in enumerate(texts)]
 
 
 @pytest.mark.parametrize("names", [("human", "gpt"), ("USER", "ASSISTANT"), ("user", "assistant"), ("Human", "GPT")])
 def test_roles_have_many_names(names):
-    assert [(turn.role, turn.text) for turn in turns(said("a", "b", names=names), 0)] == [
+    assert [(turn.role, turn.text) for turn in turns(conversation("a", "b", names=names), 0)] == [
         ("user", "a"),
         ("assistant", "b"),
     ]
 
 
 def test_role_and_content_are_read_as_well_and_a_system_sentence_in_front_is_left_to_the_template():
-    conversation = [
+    value = [
         {"role": "system", "content": "Be kind."},
-        *said("a", "b", names=("user", "assistant"), keys=("role", "content")),
+        *conversation("a", "b", names=("user", "assistant"), keys=("role", "content")),
     ]
-    assert [turn.text for turn in turns(conversation, 0)] == ["a", "b"]
+    assert [turn.text for turn in turns(value, 0)] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -41,43 +41,43 @@ def test_role_and_content_are_read_as_well_and_a_system_sentence_in_front_is_lef
     ],
 )
 def test_placeholders_are_taken_out_wherever_they_stand(text, cleaned):
-    assert clean(text, 1) == cleaned
+    assert without_placeholders(text, 1) == cleaned
 
 
-def test_a_placeholder_without_a_image_is_an_error():
+def test_a_placeholder_without_an_image_is_an_error():
     with pytest.raises(DataError, match="has <image> in its text and names no image; add the image"):
-        clean("<image>\nWhat?", 0)
+        without_placeholders("<image>\nWhat?", 0)
 
 
 @pytest.mark.parametrize(
-    "conversation, reason",
+    "value, reason",
     [
         (None, "must be a list of turns"),
         ([], "must be a list of turns"),
         (["a"], "must be an object"),
-        (said("a", "b", names=("human", "bot")), "role 'bot' of a turn is unknown; valid: human"),
-        (said("a", None), "text None of a turn must be a text"),
-        (said("a", ["b"]), r"text \['b'\] of a turn must be a text"),
-        (said("a", "\ud800"), "half of a character pair"),
+        (conversation("a", "b", names=("human", "bot")), "role 'bot' of a turn is unknown; valid: human"),
+        (conversation("a", None), "text None of a turn must be a text"),
+        (conversation("a", ["b"]), r"text \['b'\] of a turn must be a text"),
+        (conversation("a", "\ud800"), "half of a surrogate pair"),
         ("USER: a", "must be a list of turns"),
         ({"from": "human", "value": "a"}, "must be a list of turns"),
         ([{"from": ["human"], "value": "a"}], r"role \['human'\] of a turn is unknown"),
         ([{"value": "a"}], "role None of a turn is unknown"),
         ([{"from": "system", "value": "x"}], "must alternate"),
-        (said("<image>", "b"), "has <image> in its text and names no image"),
-        (said("a"), "must alternate user, assistant, and end with an answer"),
-        (said("a", "b", "c"), "must alternate"),
-        (said("a", "b", names=("gpt", "human")), "must alternate"),
-        ([*said("a"), *said("b", "c")], "must alternate"),
-        (said("a", "  "), "the last answer is empty"),
-        ([*said("a", "b"), {"from": "system", "value": "x"}], "must alternate"),
+        (conversation("<image>", "b"), "has <image> in its text and names no image"),
+        (conversation("a"), "must alternate user, assistant, and end with an answer"),
+        (conversation("a", "b", "c"), "must alternate"),
+        (conversation("a", "b", names=("gpt", "human")), "must alternate"),
+        ([*conversation("a"), *conversation("b", "c")], "must alternate"),
+        (conversation("a", "  "), "the last answer is empty"),
+        ([*conversation("a", "b"), {"from": "system", "value": "x"}], "must alternate"),
     ],
 )
-def test_what_is_no_conversation_is_an_error(conversation, reason):
+def test_what_is_not_a_conversation_is_an_error(value, reason):
     with pytest.raises(DataError, match=reason):
-        turns(conversation, 0)
+        turns(value, 0)
 
 
 def test_all_turns_are_kept_also_where_only_the_second_is_refused():
-    found = turns(said("What is it?", "A key.", "Copy it.", "I will not."), 1)
-    assert [turn.text for turn in found] == ["What is it?", "A key.", "Copy it.", "I will not."]
+    kept = turns(conversation("What is it?", "A key.", "Copy it.", "I will not."), 1)
+    assert [turn.text for turn in kept] == ["What is it?", "A key.", "Copy it.", "I will not."]

@@ -19,16 +19,20 @@ from safety_modules.sample import DataError
 ROOT = Path(__file__).parents[3]
 READ = """
 import json, sys
-from data_recipes import _hub
-from data_recipes.sample import DataError
+from data_recipes.readers import hub
+from safety_modules.sample import DataError
 def read(root, split, first):
     try:
-        rows = [(row.source, row.cells["text"], row.cells.get("image", [])) for row in hub.rows(root, split, first=first)]
-        return [[source, text, [p.name for p in found], [len(p.read_bytes()) for p in found]] for source, text, found in rows]
+        return [
+            [row.source, row.cells["text"], [x.name for x in images], [len(x.read_bytes()) for x in images]]
+            for row in hub.read_rows(root, split, first=first)
+            for images in [row.cells.get("image", [])]
+        ]
     except DataError as error:
         return str(error)
 wanted = json.loads(sys.argv[1])
-print("FOUND", json.dumps([[read(f"hf://datasets/{name}", split, first) for first in (4, None)] for name, split in wanted]))
+results = [[read(f"hf://datasets/{name}", split, first) for first in (4, None)] for name, split in wanted]
+print("RESULT", json.dumps(results))
 """
 
 
@@ -43,12 +47,11 @@ def some(count=5):
 
 def test_parquet_gives_rows_whose_images_are_read_later(tmp_path):
     write_parquet(tmp_path, "data/train-00000-of-00001.parquet", some())
-    rows = list(hub.rows(tmp_path, "train"))
+    rows = list(hub.read_rows(tmp_path, "train"))
     assert [row.cells["text"] for row in rows] == [f"t{n}" for n in range(5)]
     assert [len(row.cells["image"]) for row in rows] == [1, 1, 1, 0, 1]
     (image,) = rows[1].cells["image"]
     assert image.read_bytes().startswith(b"\x89PNG") and image in {image: 1} and image != rows[0].cells["image"][0]
-    assert image.version() != rows[0].cells["image"][0].version()
 
 
 def names(rows, column):
@@ -60,7 +63,7 @@ def test_lists_of_images_without_the_ones_that_are_null(tmp_path, kind):
     features = datasets.Features({"pair": kind(datasets.Image())})
     cells = [[drawn(1), None, drawn(2)], [], None, [None], [drawn(1)]]
     datasets.Dataset.from_dict({"pair": cells}, features=features).to_parquet(str(tmp_path / "train.parquet"))
-    rows = list(hub.rows(tmp_path, "train"))
+    rows = list(hub.read_rows(tmp_path, "train"))
     assert names(rows, "pair") == [["1/pair/0", "1/pair/2"], [], [], [], ["5/pair/0"]]
     one, other = rows[0].cells["pair"]
     assert one.read_bytes() == rows[4].cells["pair"][0].read_bytes() != other.read_bytes()
@@ -69,7 +72,7 @@ def test_lists_of_images_without_the_ones_that_are_null(tmp_path, kind):
 def test_the_first_rows_of_a_local_table(tmp_path):
     write_parquet(tmp_path, "train.parquet", some())
     for first, count in ((2, 2), (9, 5)):
-        assert [row.source for row in hub.rows(tmp_path, "train", first=first)] == [
+        assert [row.source for row in hub.read_rows(tmp_path, "train", first=first)] == [
             f"{tmp_path.name}/train:{number}" for number in range(1, count + 1)
         ]
 
@@ -77,7 +80,7 @@ def test_the_first_rows_of_a_local_table(tmp_path):
 def test_a_row_whose_cell_holds_no_image_is_refused_by_images(tmp_path):
     write_parquet(tmp_path, "train.parquet", some())
     with_one, without = (
-        next(row for row in hub.rows(tmp_path, "train") if row.cells["text"] == text) for text in ("t1", "t3")
+        next(row for row in hub.read_rows(tmp_path, "train") if row.cells["text"] == text) for text in ("t1", "t3")
     )
     assert hub.images(with_one.cells, "image") == tuple(with_one.cells["image"])
     for cells, column in ((without.cells, "image"), (with_one.cells, "text"), (with_one.cells, "none")):
@@ -89,43 +92,43 @@ def test_rows_of_a_table_that_was_selected_and_saved_keep_their_images(tmp_path)
     write_parquet(tmp_path, "train.parquet", some())
     table = datasets.load_dataset("parquet", data_files=str(tmp_path / "train.parquet"), split="train")
     table.select([4, 3, 1]).save_to_disk(tmp_path / "saved")
-    whole = [row.cells["image"] for row in hub.rows(tmp_path, "train")]
-    found = [row.cells["image"] for row in hub.rows(tmp_path / "saved", "train")]
-    assert [[p.read_bytes() for p in cell] for cell in found] == [[p.read_bytes() for p in whole[n]] for n in (4, 3, 1)]
+    whole = [row.cells["image"] for row in hub.read_rows(tmp_path, "train")]
+    saved = [row.cells["image"] for row in hub.read_rows(tmp_path / "saved", "train")]
+    assert [[p.read_bytes() for p in cell] for cell in saved] == [[p.read_bytes() for p in whole[n]] for n in (4, 3, 1)]
 
 
 @pytest.mark.parametrize("folder", ["set [1]", "a*b", "q?"])
 def test_a_folder_may_have_the_signs_of_a_pattern_in_its_name(tmp_path, folder):
     write_parquet(tmp_path / folder, "data/train-00000-of-00001.parquet", [{"image": drawn(1), "text": "a"}])
-    assert [row.cells["text"] for row in hub.rows(tmp_path / folder, "train")] == ["a"]
+    assert [row.cells["text"] for row in hub.read_rows(tmp_path / folder, "train")] == ["a"]
 
 
 def test_files_and_patterns_of_a_split_may_be_named(tmp_path):
     for name in ("x-0", "x-1", "y"):
         write_parquet(tmp_path, f"own/{name}.parquet", [{"image": drawn(1), "text": name}])
-    assert [row.cells["text"] for row in hub.rows(tmp_path, "train", files=["own/x-*.parquet"])] == ["x-0", "x-1"]
+    assert [row.cells["text"] for row in hub.read_rows(tmp_path, "train", files=["own/x-*.parquet"])] == ["x-0", "x-1"]
     with pytest.raises(DataError, match=r"has none of z.parquet; give the folder"):
-        list(hub.rows(tmp_path, "train", files=["z.parquet"]))
+        list(hub.read_rows(tmp_path, "train", files=["z.parquet"]))
 
 
 def test_saved_folders_with_and_without_splits(tmp_path):
     table = datasets.Dataset.from_dict({"text": ["a", "b"]})
     table.save_to_disk(tmp_path / "one")
     datasets.DatasetDict({"train": table, "test": table.select([1])}).save_to_disk(tmp_path / "two")
-    assert [row.cells["text"] for row in hub.rows(tmp_path / "one", "train")] == ["a", "b"]
-    assert [row.cells["text"] for row in hub.rows(tmp_path / "two", "test")] == ["b"]
+    assert [row.cells["text"] for row in hub.read_rows(tmp_path / "one", "train")] == ["a", "b"]
+    assert [row.cells["text"] for row in hub.read_rows(tmp_path / "two", "test")] == ["b"]
     with pytest.raises(DataError, match="two: has no split 'val'; it has train, test"):
-        list(hub.rows(tmp_path / "two", "val"))
+        list(hub.read_rows(tmp_path / "two", "val"))
 
 
 def test_what_is_missing_or_damaged_is_an_error(tmp_path):
     with pytest.raises(DataError, match="has none of train-"):
-        list(hub.rows(tmp_path, "train"))
+        list(hub.read_rows(tmp_path, "train"))
     (tmp_path / "train.parquet").write_bytes(b"PAR1 nonsense")
     with pytest.raises(DataError, match="split 'train': cannot be read"):
-        list(hub.rows(tmp_path, "train"))
+        list(hub.read_rows(tmp_path, "train"))
     with pytest.raises(DataError, match="none: has none of train-"):
-        list(hub.rows(tmp_path / "none", "train"))
+        list(hub.read_rows(tmp_path / "none", "train"))
 
 
 def test_files_of_one_split_whose_columns_differ_say_why(tmp_path):
@@ -134,7 +137,7 @@ def test_files_of_one_split_whose_columns_differ_say_why(tmp_path):
         (tmp_path / "data").mkdir(exist_ok=True)
         table.to_parquet(str(tmp_path / f"data/train-{number}.parquet"))
     with pytest.raises(DataError, match="split 'train': cannot be read .*'a'"):
-        list(hub.rows(tmp_path, "train"))
+        list(hub.read_rows(tmp_path, "train"))
 
 
 def test_a_path_that_leads_out_of_the_data_set_is_not_read(tmp_path, monkeypatch):
@@ -152,9 +155,9 @@ def test_a_path_that_leads_out_of_the_data_set_is_not_read(tmp_path, monkeypatch
     parquet.write_table(
         pyarrow.table({"image": cells}).replace_schema_metadata(schema.metadata), folder / "train.parquet"
     )
-    *found, none = (row.cells["image"] for row in hub.rows(folder, "train"))
+    *columns, none = (row.cells["image"] for row in hub.read_rows(folder, "train"))
     assert none == [], "neither bytes nor a path"
-    for path, (image,) in zip(paths, found, strict=True):
+    for path, (image,) in zip(paths, columns, strict=True):
         if Path(path) in inside or path == "sub/own.png":
             assert image.read_bytes() == (folder / path).read_bytes()
         else:
@@ -163,7 +166,7 @@ def test_a_path_that_leads_out_of_the_data_set_is_not_read(tmp_path, monkeypatch
 
 
 def read_from_hub(home, address, *wanted):
-    """What a process of its own finds in each (data set, split), its first four rows and all."""
+    """What another process reads of each (data set, split): its first four rows, and all."""
     env = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_TOKEN": ""}
     env = {
         name: value
@@ -174,7 +177,8 @@ def read_from_hub(home, address, *wanted):
         [sys.executable, "-c", READ, json.dumps(wanted)], env=env, cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("FOUND")).removeprefix("FOUND"))
+    (result,) = (line for line in done.stdout.splitlines() if line.startswith("RESULT"))
+    return json.loads(result.removeprefix("RESULT"))
 
 
 def test_the_hub_whole_and_streamed(tmp_path):
@@ -193,8 +197,8 @@ def test_the_hub_whole_and_streamed(tmp_path):
             ("owner/bad", "train"),
             ("owner/none", "train"),
         ]
-        found = read_from_hub(tmp_path / "home", address, *wanted, ("owner/images", "val"))
-    (first, whole), (first_texts, texts), *errors = found
+        results = read_from_hub(tmp_path / "home", address, *wanted, ("owner/images", "val"))
+    (first, whole), (first_texts, texts), *errors = results
     assert [text for _, text, _, _ in whole] == [f"t{n}" for n in range(6)] and whole[:4] == first
     assert [source for source, *_ in first] == [f"images@main/train:{number}" for number in range(1, 5)]
     assert [names for _, _, names, _ in whole[2:4]] == [["3/image/0"], []]
@@ -208,6 +212,6 @@ def test_the_hub_whole_and_streamed(tmp_path):
 def test_a_saved_split_is_not_given_for_another_one(tmp_path):
     table = datasets.Dataset.from_dict({"text": ["a"]}, split="test")
     table.save_to_disk(tmp_path / "one")
-    assert len(list(hub.rows(tmp_path / "one", "test"))) == 1
+    assert len(list(hub.read_rows(tmp_path / "one", "test"))) == 1
     with pytest.raises(DataError, match="is the split 'test', not 'train'"):
-        list(hub.rows(tmp_path / "one", "train"))
+        list(hub.read_rows(tmp_path / "one", "train"))

@@ -1,4 +1,4 @@
-"""JSON: rows of a large file, found by place."""
+"""Rows of a large JSON file, read by their place in it."""
 
 import json
 import multiprocessing

@@ -1,4 +1,4 @@
-"""Stages on data that is no table of the user's own: images in Parquet, folders, a LLaVA JSON, mixed."""
+"""Stages on other data than a table of files: images in Parquet, folders, a LLaVA JSON, mixed."""
 
 import json
 
@@ -16,10 +16,10 @@ SHAPE = {"head_tokens": 2, "llm_tokens": 2, "projector_width": 16, "projector_de
 def root(tmp_path, monkeypatch):
     """A hub data set's Parquet file, a folder of images and a LLaVA JSON."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf-cache")
-    kinds = [("Safe", "Hate"), ("Unsafe", "Hate"), ("Unsafe", "Political"), ("Unsafe", "Sexual")] * 3
+    labels = [("Safe", "Hate"), ("Unsafe", "Hate"), ("Unsafe", "Political"), ("Unsafe", "Sexual")] * 3
     rows = [
         {"image": drawn(n), "safety_label": label, "category": name, "source": "x"}
-        for n, (label, name) in enumerate(kinds)
+        for n, (label, name) in enumerate(labels)
     ]
     write_parquet(tmp_path / "data/unsafebench", "data/train-00000-of-00001.parquet", rows)
     for number in range(4):
@@ -65,7 +65,7 @@ def test_images_in_tables_folders_and_text_alone_are_trained_on_together(root, t
     assert list((final / "safety").glob("*.safetensors"))
 
 
-def test_benchmarks_are_refused_before_anything_is_written(root, tmp_path, bases):
+def test_training_on_a_benchmark_is_an_error_before_anything_is_written(root, tmp_path, bases):
     data = {"train": [{"recipe": "xstest", "split": "all"}]}
     with pytest.raises(ValueError, match="recipe 'xstest' is for evaluation only: .*Licence: CC BY 4.0"):
         train(stage(root, tmp_path / "run", bases, data))

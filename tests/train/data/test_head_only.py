@@ -14,18 +14,19 @@ from safety_modules.checkpoints.load import load
 from safety_modules.config import ConfigError
 from safety_modules.model.packing import enable_packing
 from safety_modules.pipeline import ASSESS
+from train.build import load_model
 from train.config import read_config
 from train.data.dataset import Collator, ExchangeDataset
 from train.data.head_only import FeatureDataset, collate_features
 from train.data.mixture import read_train
 from train.features.store import FeatureStore
 from train.loop.trainer import TARGETS
-from train.run import build, train
+from train.run import train
 
 
 @pytest.fixture
 def config(base, tmp_path):
-    """A guard stage on rows with no, one and two images, one of them in two turns."""
+    """A head-only stage on rows with no, one and two images, one of them in two turns."""
     root = tmp_path / "data"
     root.mkdir()
     lines = []
@@ -39,7 +40,7 @@ def config(base, tmp_path):
         "base": str(base),
         "output": str(tmp_path / "run"),
         "head_only": True,
-        "safety": tiny.safety_config().to_dict(),
+        "safety": vars(tiny.safety_config()),
         "data": {"root": str(root), "train": [{"recipe": "custom"}], "features": str(tmp_path / "features")},
         "rules": {r"safety\.llm_tokens\..*": None, r"safety\..*": 1e-2, r"base\..*": None},
         "trainer": {"max_steps": 2, "per_device_train_batch_size": 3, "report_to": "none"},
@@ -56,9 +57,9 @@ def stored(rows, model, config):
 
 
 def test_stored_features_give_the_scores_of_the_images(config):
-    model, _ = build(config)
+    model = load_model(config)
     rows = ExchangeDataset(read_train(config.data, model.taxonomy, 0)[0], model.processor, model.taxonomy, config.data)
-    for _ in range(2):  # made, then read from the disk
+    for _ in range(2):  # computed, then read from the disk
         features = stored(rows, model, config)
         batches = [
             Collator(model.processor)([rows[i] for i in range(9)]),
@@ -77,7 +78,7 @@ def test_stored_features_give_the_scores_of_the_images(config):
 
 
 def test_a_row_is_tokenised_once_and_its_features_stay_in_bfloat16(config, monkeypatch):
-    model, _ = build(config)
+    model = load_model(config)
     rows = ExchangeDataset(read_train(config.data, model.taxonomy, 0)[0], model.processor, model.taxonomy, config.data)
     features = stored(rows, model, config)
     first = [features[i] for i in range(9)]
@@ -89,18 +90,18 @@ def test_a_row_is_tokenised_once_and_its_features_stay_in_bfloat16(config, monke
     assert all(row.tokens.nbytes == 8 * len(first[i]["input_ids"]) for i, row in features.encoded.items())
 
 
-def test_a_changed_image_has_its_features_made_anew(config):
-    model, _ = build(config)
+def test_a_changed_image_has_its_features_computed_again(config):
+    model = load_model(config)
     rows = ExchangeDataset(read_train(config.data, model.taxonomy, 0)[0], model.processor, model.taxonomy, config.data)
     before = stored(rows, model, config)[1]["features"]
     tiny.image(77).save(Path(config.data.root) / "1.png")
     assert not torch.equal(before, stored(rows, model, config)[1]["features"])
 
 
-def test_guard_trains_the_head_and_never_loads_the_language_model(config, monkeypatch):
+def test_head_only_trains_the_head_and_never_loads_the_language_model(config, monkeypatch):
     monkeypatch.setattr(LlamaModel, "forward", lambda *_, **__: pytest.fail("the language model ran"))
     set_seed(42)  # the stage's own
-    start, _ = build(config)
+    start = load_model(config)
     assert not any("language_model.layers" in name or "lm_head" in name for name in start.state_dict())
     trained = load(train(config), language_model=False)
     moved = {name for name, value in trained.state_dict().items() if not torch.equal(value, start.state_dict()[name])}
@@ -110,7 +111,7 @@ def test_guard_trains_the_head_and_never_loads_the_language_model(config, monkey
     assert "safety.llm_tokens.weight" not in moved and not any(name.startswith("base.") for name in moved)
 
 
-def test_guard_refuses_to_train_what_it_does_not_run(config):
+def test_head_only_cannot_train_what_it_does_not_run(config):
     rules = {r"safety\..*": 1e-2, r"base\..*": None}
     with pytest.raises(
         ConfigError, match="the language model is not run, so 'safety.llm_tokens.weight' cannot be trained"
@@ -120,7 +121,7 @@ def test_guard_refuses_to_train_what_it_does_not_run(config):
 
 def test_stored_features_train_the_language_model_too_as_the_images_do(config, tmp_path):
     """Every stage may read them: the same batches but for what stands for the images."""
-    model, _ = build(config)
+    model = load_model(config)
     samples = read_train(config.data, model.taxonomy, 0)[0]
     model = SafeVLM.attach(config.base, config.safety).eval()
     rows = ExchangeDataset(samples, model.processor, model.taxonomy, config.data)
@@ -138,7 +139,7 @@ def test_stored_features_train_the_language_model_too_as_the_images_do(config, t
         assert torch.allclose(a.type_logits, b.type_logits, atol=0.03)
 
 
-def test_stage_1_reads_stored_features_and_refuses_to_train_their_tower(config):
+def test_stage_1_reads_stored_features_and_cannot_train_their_tower(config):
     rules = {r"safety\..*": 1e-2, r"base\..*": None}
     whole = dataclasses.replace(config, head_only=False, rules=rules)
     final = train(whole)

@@ -1,4 +1,4 @@
-"""The store of features: what the tower gives, by content, from shards that are whole or not there."""
+"""The store of features: the tower's output by content, from shards that are whole or not there."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from helpers.dataset_files import drawn, write_parquet
 from helpers.feature_runs import OLD, START, same, script, shards, tower
 from torch.utils.data import DataLoader
 
+from data_recipes.core.held_out import ImageBytes, fingerprint
 from data_recipes.readers import hub
 from safety_modules import SafeVLM
 from safety_modules.sample import DataError
@@ -22,18 +23,18 @@ from train.features.store import FeatureStore, tower_digest
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_a_row_has_what_the_tower_makes_of_its_images(model, images, tmp_path, held, monkeypatch):
-    monkeypatch.setattr(module, "SHARD_PICTURES", 2)
+def test_a_row_has_the_features_of_its_images(model, images, tmp_path, held, monkeypatch):
+    monkeypatch.setattr(module, "SHARD_IMAGES", 2)
     monkeypatch.setattr(module, "BATCH", 4)
     folder = None if held else tmp_path / "features"
     for _ in range(2):  # computed, then stored
         store = FeatureStore.compute(model, [*images, *images], folder)
         for image in images:
-            found, (expected, sizes) = store.of([image]), tower(model, image)
-            assert found["features"].dtype == torch.bfloat16 and found["features"].shape == expected.shape
-            assert torch.allclose(found["features"].float(), expected, atol=0.02)  # eight bits, and another batch
-            assert sizes is None or torch.equal(found["image_sizes"], sizes)
-            assert ("image_sizes" in found) == (sizes is not None)
+            row, (expected, sizes) = store.of([image]), tower(model, image)
+            assert row["features"].dtype == torch.bfloat16 and row["features"].shape == expected.shape
+            assert torch.allclose(row["features"].float(), expected, atol=0.02)  # eight bits, and another batch
+            assert sizes is None or torch.equal(row["image_sizes"], sizes)
+            assert ("image_sizes" in row) == (sizes is not None)
         both = store.of([images[2], images[0]])
         assert torch.equal(both["features"], torch.cat([store.of([images[i]])["features"] for i in (2, 0)]))
         assert len(both.get("image_sizes", [0, 0])) == 2
@@ -44,7 +45,7 @@ def test_a_row_has_what_the_tower_makes_of_its_images(model, images, tmp_path, h
         store.of([tmp_path / "none.png"])
 
 
-def test_a_image_is_known_by_its_content(bases, images, tmp_path, computed):
+def test_an_image_is_recognised_by_its_content(bases, images, tmp_path, computed):
     model, folder = SafeVLM.attach(bases["llava"], tiny.safety_config()), tmp_path / "features"
     FeatureStore.compute(model, images, folder)
     assert computed == [*images[:5], images[6]]  # the last two are one, computed once
@@ -59,26 +60,26 @@ def test_a_image_is_known_by_its_content(bases, images, tmp_path, computed):
     assert computed[6:] == [moved / "1.png"] and not torch.equal(before["features"], after["features"])
 
 
-def test_images_in_tables_and_streams_are_kept_too(bases, images, tmp_path, computed, monkeypatch):
+def test_images_in_tables_and_streams_are_stored_too(bases, images, tmp_path, computed, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf-cache")
     model, folder = SafeVLM.attach(bases["llava_next"], tiny.safety_config()), tmp_path / "features"
     write_parquet(tmp_path / "set", "train.parquet", [{"image": drawn(number)} for number in range(3)])
-    found = [row.cells["image"][0] for row in hub.rows(tmp_path / "set", "train")]
-    found.append(hub.Streamed(images[0].read_bytes(), "1/image"))
+    sources = [row.cells["image"][0] for row in hub.read_rows(tmp_path / "set", "train")]
+    sources.append(ImageBytes(images[0].read_bytes(), "1/image"))
     for _ in range(2):
-        store = FeatureStore.compute(model, [*found, images[0]], folder)
+        store = FeatureStore.compute(model, [*sources, images[0]], folder)
     assert len(computed) == 4
-    expected, sizes = tower(model, found[1])
-    assert torch.allclose(store.of([found[1]])["features"].float(), expected, atol=0.02)
-    assert torch.equal(store.of([found[1]])["image_sizes"], sizes)
-    assert same(FeatureStore.compute(model, found, None), store, found[3:])
+    expected, sizes = tower(model, sources[1])
+    assert torch.allclose(store.of([sources[1]])["features"].float(), expected, atol=0.02)
+    assert torch.equal(store.of([sources[1]])["image_sizes"], sizes)
+    assert same(FeatureStore.compute(model, sources, None), store, sources[3:])
 
 
-def test_a_start_reads_no_file_that_is_as_it_was(bases, images, tmp_path, monkeypatch, caplog):
+def test_the_next_run_reads_no_unchanged_file(bases, images, tmp_path, monkeypatch, caplog):
     model, folder = SafeVLM.attach(bases["llava"], tiny.safety_config()), tmp_path / "features"
     FeatureStore.compute(model, images, folder)
-    real, read = hashing._sha256, []
-    monkeypatch.setattr(hashing, "_sha256", lambda image: read.append(image) or real(image))
+    read = []
+    monkeypatch.setattr(hashing, "fingerprint", lambda image, split: read.append(image) or fingerprint(image, split))
     FeatureStore.compute(model, images, folder)
     assert read == []
     os.utime(images[2], (OLD, OLD + 1))
@@ -156,11 +157,11 @@ TOGETHER = (
 import shutil, time, torch
 torch.distributed.init_process_group("gloo")
 rank, folder = torch.distributed.get_rank(), Path(folder)
-asked, real = [], features._entries
-def entries(model, images, *more):
-    asked.extend(path.name for path in images.values())
-    return real(model, images, *more)
-features._entries = entries
+asked, real = [], features.ImageBatches
+def batches(processor, images, size):
+    asked.extend(path.name for path in images)
+    return real(processor, images, size)
+features.ImageBatches = batches
 out = {}
 def run(name, images, place):
     asked.clear()
@@ -201,12 +202,12 @@ def test_processes_share_the_work_and_none_waits_for_one_that_fails(bases, image
     assert first["one"][0] == ["0.png"] and second["one"][0] == []
     alone = FeatureStore.compute(SafeVLM.attach(bases["llava_next"], tiny.safety_config()), images, None)
     sums = [float(alone.of([image])["features"].float().sum()) for image in images]
-    for found in (first, second):
-        assert all(found[case][1] == pytest.approx(sums, abs=0.5) for case in ("half", "stored", "memory"))
-        assert found["one"][1] == pytest.approx(sums[:1], abs=0.5)
+    for results in (first, second):
+        assert all(results[case][1] == pytest.approx(sums, abs=0.5) for case in ("half", "stored", "memory"))
+        assert results["one"][1] == pytest.approx(sums[:1], abs=0.5)
     assert "another process of this run has ended" in first["broken"][0] and "broken.bmp: not a" in second["broken"][0]
     assert (
         "another process of this run has ended" in first["full"][0] and "No space left on device" in second["full"][0]
     )
-    assert max(found[case][1] for found in (first, second) for case in ("broken", "full")) < 30
-    assert len(shards(folder / "d")) == 2  # what the first had made by then is kept
+    assert max(results[case][1] for results in (first, second) for case in ("broken", "full")) < 30
+    assert len(shards(folder / "d")) == 2  # what the first wrote by then stays

@@ -8,7 +8,8 @@ from transformers.models.llama import modeling_llama
 
 from safety_modules.config import ConfigError
 from safety_modules.model.load_base import load_base
-from train import run
+from train import build
+from train.arguments import training_arguments
 from train.config import read_config
 from train.loop.liger import apply_liger, check_liger
 
@@ -25,7 +26,7 @@ NO_LOSS = {"cross_entropy": False, "fused_linear_cross_entropy": False}
 
 @pytest.fixture
 def calls(tmp_path, monkeypatch):
-    """A package in liger-kernel's place that keeps what it was asked to patch."""
+    """A package in liger-kernel's place that records what it was asked to patch."""
     place = tmp_path / "packages" / "liger_kernel" / "transformers"
     place.mkdir(parents=True)
     (place.parent / "__init__.py").write_text("")
@@ -62,22 +63,25 @@ def test_only_the_language_model_is_patched_and_no_loss(base, calls):
     assert not calls[1]["rope"] and calls[1]["rms_norm"]
 
 
-def test_a_stage_patches_once_before_lora_and_trainer_not_at_all(config, calls, monkeypatch, caplog):
-    monkeypatch.setattr(run, "refuse_kernels", lambda config, arguments: None)  # this machine has no GPU
-    trainer, adapter, _, _ = run.prepare(config("--trainer.liger_kernel_config", "{swiglu: false}"))
+def test_build_model_patches_once_before_lora_and_trainer_does_not(config, calls, monkeypatch, caplog):
+    monkeypatch.setattr(build, "check_liger", lambda config, arguments: None)  # which demands a GPU
+    stage = config("--trainer.liger_kernel_config", "{swiglu: false}")
+    arguments = training_arguments(stage)
+    model = build.build_model(stage, arguments)
+    trainer = build.build_trainer(stage, arguments, model, build.build_data(stage, arguments, model))
     assert len(calls) == 1 and calls[0]["rms_norm"] and not calls[0]["swiglu"]
-    assert calls[0]["model"] is trainer.model.base.model.language_model and isinstance(adapter, PeftModel)
+    assert calls[0]["model"] is trainer.model.base.model.language_model and isinstance(model.adapter, PeftModel)
     assert trainer.args.use_liger_kernel is False and "liger" not in caplog.text.lower()
 
 
 def test_without_the_setting_nothing_is_patched(config, calls):
-    run.prepare(config("--trainer.use_liger_kernel", "false"))
+    runs.trainer_of(config("--trainer.use_liger_kernel", "false"))
     assert calls == []
 
 
 def test_on_a_cpu_the_run_ends_with_one_line(config, calls):
     with pytest.raises(ConfigError, match="need a GPU and this run is on a CPU; set it to false"):
-        run.prepare(config("--trainer.use_cpu", "true"))
+        runs.trainer_of(config("--trainer.use_cpu", "true"))
 
 
 def test_a_missing_package_is_named_with_the_remedy(config, monkeypatch):
@@ -86,16 +90,16 @@ def test_a_missing_package_is_named_with_the_remedy(config, monkeypatch):
         check_liger(config(), on("cuda"))
 
 
-def test_settings_that_would_do_nothing_are_refused(config, calls):
+def test_settings_without_effect_are_errors(config, calls):
     check_liger(config(), on("cuda", rope=False))
     with pytest.raises(ConfigError, match="'fused_linear_cross_entropy' is not applied here.*rope"):
         check_liger(config(), on("cuda", fused_linear_cross_entropy=True))
-    head_only = config("--guard", "true", "--lora", "null")
-    with pytest.raises(ConfigError, match="with guard: the language model is not run"):
+    head_only = config("--head_only", "true", "--lora", "null")
+    with pytest.raises(ConfigError, match="with head_only: the language model is not run"):
         check_liger(head_only, on("cuda"))
 
 
-def test_a_language_model_that_liger_does_not_know_is_refused(bases, calls):
+def test_a_language_model_that_liger_does_not_support_is_an_error(bases, calls):
     model = load_base(bases["llava"])
     model.config.text_config.model_type = "other"
     with pytest.raises(ConfigError, match="language model of type 'other'"):

@@ -5,7 +5,6 @@ from torch import nn
 from safety_modules.config import ConfigError
 from train.config import read_config
 from train.loop.param_groups import param_groups
-from train.run import prepare
 
 
 def model():
@@ -25,8 +24,8 @@ def test_the_first_match_counts_and_sets_requires_grad():
 @pytest.mark.parametrize(
     "rules,message",
     [
-        ({r"safety\..*": 1e-3}, "no pattern claims the parameter 'base.a.weight'"),
-        ({r".*": 1e-3, r"safety\..*": None}, r"'safety\\\\..\*' claims no parameter"),
+        ({r"safety\..*": 1e-3}, "no pattern matches the parameter 'base.a.weight'"),
+        ({r".*": 1e-3, r"safety\..*": None}, r"'safety\\\\..\*' matches no parameter"),
         ({r".*": None}, "everything is frozen"),
         ({r"(": 1e-3}, "is not a regular expression"),
         ({r".*": 3.0}, r"learning rate 3.0; it must be in \(0, 1\)"),
@@ -42,7 +41,7 @@ def test_rates_are_the_rules_and_weight_decay_the_arguments(bases, tmp_path):
     data = runs.table(tmp_path / "data")
     for decay in (0.0, 0.03):
         path = runs.config(data, tmp_path / "run", runs.LORA, bases["llava"], {"rank": 2}, weight_decay=decay)
-        trainer, *_ = prepare(read_config(["--config", str(path)]))
+        trainer = runs.trainer_of(read_config(["--config", str(path)]))
         groups = trainer.create_optimizer().param_groups
         assert [group["weight_decay"] for group in groups] == [decay, decay]
         assert [group["lr"] for group in groups] == [1e-2, 3e-2]

@@ -53,7 +53,7 @@ def base(tmp_path_factory):
 
 
 def kept_bytes(run, own):
-    """Bytes of all storages that a forward pass keeps for its backward pass, without those of the model's own tensors."""
+    """Bytes of the storages that a forward pass keeps for its backward pass, without the model's own tensors."""
     own, sizes = {tensor.untyped_storage().data_ptr() for tensor in own}, {}
 
     def pack(tensor):

@@ -8,7 +8,7 @@ from helpers import stage_runs as runs
 from helpers import tiny
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaProcessor
 
-from safety_modules.pipeline import ask
+from safety_modules.prompt.messages import ask
 from train.config import read_config
 from train.data.dataset import Collator
 from train.loop.resume import MANIFEST
@@ -114,7 +114,7 @@ def test_the_shipped_deepspeed_files_are_the_strategies():
 def test_the_sum_in_the_qlora_stage_is_the_plans(large, data, tmp_path):
     text = (CONFIGS / "stage2_qlora.yaml").read_text(encoding="utf-8")
     stay, whole = (
-        float(re.search(pattern, text)[1]) for pattern in (r"= [\d.]+: ([\d.]+) that stay", r"about ([\d.]+)\. So")
+        float(re.search(pattern, text)[1]) for pattern in (r"= [\d.]+: ([\d.]+) that stay", r"about ([\d.]+)\.")
     )
     config = read_config(stage("stage2_qlora.yaml", large, data, tmp_path / "run"))
     meta_model = MetaModel.of(config)
@@ -156,14 +156,14 @@ def test_an_unfinished_run_stays_as_it_is_and_is_named(bases, data, tmp_path, ca
     assert half.is_dir() and whole.is_dir(), "even the half-written one is left"
     with pytest.raises(SystemExit) as exit_:
         main(["--config", str(path), "--gpus", "3", "--measure", "0"])
-    assert exit_.value.code == 2 and "4 rows, which 3 processes" in capsys.readouterr().err
+    assert exit_.value.code == 2 and "4 rows, which cannot be divided among 3 processes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "change,message",
     [
         (["--head_wieght", "1"], "head_wieght"),
-        (["--rules", '{"safety\\\\..*": 1e-2}'], "no pattern claims the parameter 'base"),
+        (["--rules", '{"safety\\\\..*": 1e-2}'], "no pattern matches the parameter 'base"),
         (["--dtype", "int3"], "dtype 'int3'"),
         (["--base", "null", "--modules", "nowhere", "--safety", "null"], "nowhere: no file safety/config.json"),
         (["--base", "no/such/base"], "no config that can be read"),
@@ -197,7 +197,7 @@ def test_16_bit_weights_and_quantised_ones_are_not_offered_what_is_refused(large
 def test_two_processes_are_measured_and_the_first_prints(bases, data, tmp_path):
     path = runs.config(data, tmp_path / "run", runs.STAGE1, bases["llava"], per_device_train_batch_size=2)
     command = runs.command("--config", path, "--measure", 4, processes=2)
-    place = command.index(str(runs.ROOT / "tests" / "helpers" / "launch.py"))
+    place = command.index(str(runs.ROOT / "tests" / "recipes" / "launch.py"))
     command[place : place + 1] = ["-m", "train.plan"]
     done = subprocess.run(command, cwd=runs.ROOT, env=runs.environment(), capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]

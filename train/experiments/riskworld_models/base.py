@@ -245,7 +245,7 @@ def _flags(generator: AnswerGenerator, rows: list[Exchange], seed: int, hinted: 
 
 def _answer(generator: AnswerGenerator, exchanges: list[list[dict]], batch: int = 100) -> list[str]:
     batches = (exchanges[start : start + batch] for start in range(0, len(exchanges), batch))
-    return [text for part in batches for text in generator.plain(part, MAX_NEW_TOKENS).answers]
+    return [text for part in batches for text in generator.greedy(part, MAX_NEW_TOKENS).answers]
 
 
 def make_base(output: Path, seed: int, tower_rows: int, rows: int) -> dict:

@@ -1,9 +1,9 @@
-"""Start `train.run` in a process of a test's own, with the accident that the test wants. DeepSpeed compiles nothing for CPU.
+"""Start `train.run` in a process of its own, with the accident that a test wants. DeepSpeed compiles nothing for CPU.
 
 DIE_IN=model:N or optimizer:N   killed (-9) in the Nth save, before or in the middle of the optimizer's file
 SMALL_DISK=N                    no file may grow over 20 kB from the Nth save on
 NAN_ROW=name                    the pixels of this row are not numbers
-SHOW_PARTS=1                    prints what this process holds of the base's weights and what the modules add up to; no training
+SHOW_PARTS=1                    no training: prints how much of the base this process holds, and the modules' sum
 """
 
 import os
@@ -55,7 +55,7 @@ def small_disk() -> None:
 
 
 def spoil(name: str) -> None:
-    """Make a row's pixels no numbers."""
+    """Make a row's pixels NaN."""
     from train.data.dataset import ExchangeDataset
 
     read = ExchangeDataset.__getitem__
@@ -71,12 +71,13 @@ def spoil(name: str) -> None:
 
 def show_parts(args: list[str]) -> None:
     """Print PARTS, the base's weights here and in all, and the sum of the modules' absolute weights."""
+    from train.arguments import training_arguments
+    from train.build import load_model
     from train.config import read_config
-    from train.run import build, training_arguments
 
     config = read_config(args)
     arguments = training_arguments(config)  # ZeRO-3 begins with them
-    model, _ = build(config)
+    model = load_model(config)
     base = list(model.base.parameters())
     held = sum(value.ds_tensor.numel() + value.data.numel() for value in base)
     modules = sum(value.detach().double().abs().sum().item() for value in model.safety.parameters())
