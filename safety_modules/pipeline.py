@@ -168,8 +168,7 @@ class SafePipeline:
 
         Args:
             exchanges: each a list of messages; see `SafeProcessor`.
-            max_new_tokens: bound on an answer's length.
-            language: of hints and refusals, one of the policy's; "" for none in particular.
+            max_new_tokens: bound on an answer's length. language: of hints and refusals; "" for none in particular.
         """
         assessments, features = self.assess_with_features(exchanges)
         return self.finish(exchanges, self._decide(assessments, language), max_new_tokens, language, features=features)

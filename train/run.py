@@ -121,12 +121,11 @@ def save(config: TrainConfig, model: StageModel, trainer: SafetyTrainer) -> Path
             model.adapter.save_pretrained(folder / ADAPTER, state_dict=layers)
         if full:
             if trainer.is_deepspeed_enabled:
-                vlm.base._weight_conversions = (
-                    None  # under ZeRO-3 transformers records renamings that loading did not make
-                )
-            vlm.base.save_pretrained(
-                folder, state_dict={name: value.to(vlm.base.dtype) for name, value in base.items()}
-            )
+                # The one private name used here: under ZeRO-3 transformers (since 5.17) records in it renamings of keys
+                # that loading did not make, and would undo them on saving. A test watches that it exists.
+                vlm.base._weight_conversions = None
+            state = {name: value.to(vlm.base.dtype) for name, value in base.items()}
+            vlm.base.save_pretrained(folder, state_dict=state)
             vlm.processor.save_pretrained(folder)
         save_safety(vlm, folder, base="." if full else base_of(config), state=safety)
         if config.modules:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from safety_modules import SafePipeline, SafeVLM, ask
 from safety_modules.checkpoints.load import load
 from safety_modules.config import ConfigError
+from safety_modules.model.load_base import load_base
 from train.build import load_model
 from train.config import read_config
 from train.run import train
@@ -176,4 +177,12 @@ def test_the_composition_is_kept_in_the_run_and_a_held_out_image_stops_it(bases,
         )
     assert [path.name for path in (tmp_path / "again").iterdir()] == ["stage.yaml"], (
         "nothing is written before all is read"
+    )
+
+
+def test_the_private_name_of_transformers_that_saving_sets_exists(bases):
+    """`train.run.save` resets it under ZeRO-3."""
+    assert hasattr(load_base(bases["llava"]), "_weight_conversions"), (
+        "transformers keeps no PreTrainedModel._weight_conversions any more: see how save_pretrained renames keys, "
+        "and change train.run.save"
     )
