@@ -41,32 +41,12 @@ def main(args: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="data_recipes", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    add = {}
     for name, run in COMMANDS.items():
-        add[name] = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
-        add[name].set_defaults(run=run)
-    for name in ("inspect", "split"):
-        add[name].add_argument("name", help="name of the recipe; `list` prints them")
-        add[name].add_argument("--root", required=True, help="folder or file of the data, or hf://datasets/owner/name")
-        add[name].add_argument("--split", action="append", help="can be repeated (default: every split of the recipe)")
-    add["check"].add_argument("mixture", type=Path, help="YAML file of a stage, or of its `data` part alone")
-    add["check"].add_argument("--root", help="folder of the data sets (default: the file's `root`)")
-    text = "YAML file of the categories (default: the mixture's own, or the paper's)"
-    for name in ("inspect", "check", "split"):
-        add[name].add_argument("--taxonomy", type=Path, help=text)
-    for name in ("inspect", "check"):
-        add[name].add_argument(
-            "--output", type=Path, help="folder for report.json and gallery.html (default: in runs/)"
-        )
-        text = "tokenizer.json or its folder, to measure texts in tokens instead of characters"
-        add[name].add_argument("--tokenizer", type=Path, help=text)
-        text = "processes that open images (default: one per core)"
-        add[name].add_argument("--workers", type=_count, default=os.cpu_count() or 1, help=text)
-    add["inspect"].add_argument("--limit", type=_count, help="most rows to look at, spread evenly over the data set")
-    add["inspect"].add_argument("--stream", type=_count, help="read only the first STREAM rows of a hub data set")
-    text = "stop at rows that break a rule, or skip and count them (default: %(default)s)"
-    add["inspect"].add_argument("--bad-rows", choices=BAD_ROWS, default="skip", help=text)
-    add["split"].add_argument("--output", type=Path, required=True, help="the CSV file to write")
+        command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+        command.set_defaults(run=run)
+        for argument, users, settings in ARGUMENTS:
+            if name in users.split():
+                command.add_argument(argument, **settings)
     return parser
 
 
@@ -130,6 +110,43 @@ def split(options: argparse.Namespace) -> int:
     return 0
 
 
+def _count(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1")
+    return int(text)
+
+
+ARGUMENTS = (  # name, commands that have it, settings
+    ("name", "inspect split", {"help": "name of the recipe; `list` prints them"}),
+    ("mixture", "check", {"type": Path, "help": "YAML file of a stage, or of its `data` part alone"}),
+    ("--root", "inspect split", {"required": True, "help": "folder or file of the data, or hf://datasets/owner/name"}),
+    ("--root", "check", {"help": "folder of the data sets (default: the file's `root`)"}),
+    ("--split", "inspect split", {"action": "append", "help": "can be repeated (default: every split of the recipe)"}),
+    (
+        "--taxonomy",
+        "inspect check split",
+        {"type": Path, "help": "YAML of the categories (default: the mixture's or the paper's)"},
+    ),
+    ("--output", "inspect check", {"type": Path, "help": "folder of report.json and gallery.html (default: in runs/)"}),
+    ("--output", "split", {"type": Path, "required": True, "help": "the CSV file to write"}),
+    ("--tokenizer", "inspect check", {"type": Path, "help": "tokenizer.json or its folder, to count tokens of texts"}),
+    (
+        "--workers",
+        "inspect check",
+        {"type": _count, "default": os.cpu_count() or 1, "help": "processes that open images (%(default)s)"},
+    ),
+    ("--limit", "inspect", {"type": _count, "help": "most rows to look at, spread evenly over the data set"}),
+    ("--stream", "inspect", {"type": _count, "help": "read only the first STREAM rows of a hub data set"}),
+    (
+        "--bad-rows",
+        "inspect",
+        {
+            "choices": BAD_ROWS,
+            "default": "skip",
+            "help": "stop at rows that break a rule, or skip and count them (%(default)s)",
+        },
+    ),
+)
 COMMANDS = {"list": list_recipes, "inspect": inspect, "check": check, "split": split}
 
 
@@ -150,12 +167,6 @@ def default_splits(name: str, join: bool = False) -> list[str]:
         place = splits.index(about.carve)
         splits[place : place + 1] = ["+".join(parts)] if join else parts
     return splits
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1")
-    return int(text)
 
 
 if __name__ == "__main__":

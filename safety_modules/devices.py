@@ -45,7 +45,7 @@ def resolve_device(name: str = "auto") -> str:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"--device {name!r}: cannot be used ({reason}); use auto, or cpu") from error
+        raise ConfigError(f"device {name!r}: cannot be used ({reason}); use auto, or cpu") from error
     return name
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -19,11 +20,13 @@ class SafeRequest:
         messages: see `SafeProcessor`.
         hint: for the system part, or "".
         features: of the images, as `SafeProcessor.encode` takes them; None: the vision tower runs.
+        safety_tokens: False gives the base's own prompt.
     """
 
     messages: Sequence[dict]
     hint: str = ""
     features: dict[str, Tensor] | None = None
+    safety_tokens: bool = True
 
 
 class SafeGenerator(AnswerGenerator):
@@ -41,12 +44,14 @@ class SafeGenerator(AnswerGenerator):
 
     def inputs(self, requests: Sequence[SafeRequest]) -> dict[str, Tensor]:
         """What the model reads; with stored features, `inputs_embeds` (B, T, D) in place of images."""
-        processor = self.safe_vlm.processor
+        encode = self.safe_vlm.processor.encode
         rows = [
-            processor.encode(request.messages, hint=request.hint, row=f"exchange {i}", image_features=request.features)
-            for i, request in enumerate(requests)
+            encode(
+                r.messages, hint=r.hint, row=f"exchange {i}", safety_tokens=r.safety_tokens, image_features=r.features
+            )
+            for i, r in enumerate(requests)
         ]
-        batch = {name: value.to(self.model.device) for name, value in processor.collate(rows, side="left").items()}
+        batch = collate(self.safe_vlm, rows)
         images = {name: batch[name] for name in ("pixel_values", "image_sizes", "features") if name in batch}
         inputs = self.safe_vlm.prepare_generate_inputs(batch["input_ids"], **images)
         return {**inputs, "input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
@@ -54,3 +59,9 @@ class SafeGenerator(AnswerGenerator):
     def prefix(self, text: str) -> list[int]:
         """Ids of the beginning of an answer."""
         return self.safe_vlm.processor.encode_prefix(text) if text else []
+
+
+def collate(model: SafeVLM, rows: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
+    """Encoded rows as one batch on the model's device, padded on the left."""
+    batch = model.processor.collate(rows, side="left")
+    return {name: value.to(model.device) for name, value in batch.items()}

@@ -16,7 +16,7 @@ def test_auto_takes_a_gpu_where_there_is_one(monkeypatch):
 
 
 def test_a_device_that_is_not_there_is_named():
-    with pytest.raises(ConfigError, match="--device 'abacus': cannot be used .*; use auto"):
+    with pytest.raises(ConfigError, match="device 'abacus': cannot be used .*; use auto"):
         resolve_device("abacus")
 
 

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 from helpers import tiny
 from helpers.exchanges import OF_ALL_KINDS
 
@@ -8,6 +9,8 @@ from safety_modules import SafePipeline, ask
 from safety_modules.checkpoints.export import export
 from safety_modules.checkpoints.format import CheckpointError
 from safety_modules.checkpoints.load import load
+from safety_modules.checkpoints.save import save_safety
+from safety_modules.config import ConfigError
 from safety_modules.decision.decision_log import JsonLines
 from safety_modules.decision.policy import Policy
 from safety_modules.evaluation.evaluate import base_pipeline
@@ -15,6 +18,16 @@ from safety_modules.evaluation.evaluate import base_pipeline
 
 def policy(model, **default):
     return Policy.from_dict({"default": default}, model.taxonomy)
+
+
+def test_an_unknown_dtype_or_device_is_named_before_a_model_is_loaded(trained, monkeypatch):
+    monkeypatch.setattr("safety_modules.pipeline.load", None)
+    for options, message in (
+        ({"device": "abacus"}, "device 'abacus'"),
+        ({"dtype": "flaot16"}, "did you mean 'float16'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            SafePipeline.from_pretrained(trained, **options)
 
 
 def test_the_vision_tower_runs_once_for_verdict_and_answer(model):
@@ -82,3 +95,17 @@ def test_a_head_without_its_language_model_assesses_and_decides(trained, tmp_pat
     assert SafePipeline(alone, whole.policy, whole.calibration).decide([exchange]) == whole.decide([exchange])
     with pytest.raises(CheckpointError, match="its adapter changes .*vision_tower.* export the folder first"):
         load(trained, language_model=False)  # these layers are in the tower as well
+
+
+@pytest.mark.parametrize(
+    "dtype,expected", [("auto", torch.bfloat16), ("float16", torch.float16), (torch.float32, torch.float32)]
+)
+def test_auto_is_the_stored_dtype_but_never_half_precision_on_a_cpu(model, tmp_path, monkeypatch, dtype, expected):
+    for backend in (torch.cuda, torch.backends.mps):
+        monkeypatch.setattr(backend, "is_available", lambda: False)
+    model.base.half().save_pretrained(tmp_path / "half")
+    model.processor.save_pretrained(tmp_path / "half")
+    save_safety(model, tmp_path / "trained", base=str(tmp_path / "half"))  # apart from its base
+    pipeline = SafePipeline.from_pretrained(tmp_path / "trained", dtype=dtype)
+    assert pipeline.model.device == torch.device("cpu") and pipeline.model.base.dtype == expected
+    assert pipeline.assess([ask("hello")])

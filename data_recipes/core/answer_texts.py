@@ -19,22 +19,14 @@ SLOTS = ("what", "hint", "reason")
 
 @dataclass(frozen=True)
 class LanguageFile:
-    """The parts of texts in one language, as its YAML holds them.
+    """The parts of texts in one language, as its YAML holds them."""
 
-    Attributes:
-        image, text: what an answer is about, such as "this image", for `{what}`.
-        questions: about an image.
-        answers: for each kind, the slots of an answer, of each of which one text is used.
-        reasons: risk type, or "any" -> texts for `{reason}`.
-        subjects: risk type -> noun phrase for `{hint}`, in place of the taxonomy's.
-    """
-
-    image: str
-    text: str
+    image: str  # for {what}: "this image"
+    text: str  # for {what} where there is no image: "this request"
     questions: list[str]
-    answers: dict[str, list[list[str]]]
-    reasons: dict[str, list[str]]
-    subjects: dict[str, str] | None = None
+    answers: dict[str, list[list[str]]]  # kind -> slots of an answer, each a list of texts of which one is used
+    reasons: dict[str, list[str]]  # risk type, or "any" -> texts for {reason}
+    subjects: dict[str, str] | None = None  # risk type -> noun phrase for {hint}, in place of the taxonomy's
 
     def __post_init__(self) -> None:
         slots = [slot for kind in KINDS for slot in self.answers.get(kind) or [[]]]

@@ -27,19 +27,13 @@ REMEDY = "write the file with python -m data_recipes split"
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Hashes of an image's content.
-
-    Attributes:
-        name, split: of the image.
-        size, sha256: of its file; the size in bytes.
-        phash: perceptual hash, 64 bits; images that look alike differ in few of them. None if not computed.
-    """
+    """An image's name and split, and the hashes of its content."""
 
     name: str
     split: str
-    size: int
-    sha256: str
-    phash: int | None = None
+    size: int  # of the file, in bytes
+    sha256: str  # of the file
+    phash: int | None = None  # perceptual, 64 bits, few of which differ if images look alike; None if not computed
 
 
 @dataclass(frozen=True)
@@ -59,10 +53,10 @@ class ImageBytes:
 
 @dataclass
 class HeldOutImages:
-    """Images not to be trained on. `fingerprints` is by SHA-256; `sizes` are those of the files."""
+    """Images not to be trained on."""
 
-    fingerprints: dict[str, Fingerprint] = field(default_factory=dict)
-    sizes: set[int] = field(default_factory=set)
+    fingerprints: dict[str, Fingerprint] = field(default_factory=dict)  # by SHA-256
+    sizes: set[int] = field(default_factory=set)  # of the files
 
     def add(self, fingerprints: Iterable[Fingerprint]) -> None:
         """Hold these out as well; of equal files the first is kept."""
@@ -74,11 +68,8 @@ class HeldOutImages:
         """Images whose files are held out; a DataError where one cannot be read. Only files of an equal size are."""
         matches = {}
         for image in images if self.fingerprints else ():
-            try:
-                if isinstance(image, Path) and os.path.getsize(image) not in self.sizes:
-                    continue
-            except OSError as error:
-                raise _unreadable(image, error) from error
+            if isinstance(image, Path) and os.path.isfile(image) and os.path.getsize(image) not in self.sizes:
+                continue
             if match := self.fingerprints.get(fingerprint(image, "").sha256):
                 matches[image] = match
         return matches
@@ -101,7 +92,7 @@ def fingerprint(image: ImageSource, split: str, perceptual: bool = False) -> Fin
     try:
         data = image.read_bytes()
     except OSError as error:
-        raise _unreadable(image, error) from error
+        raise DataError(f"{image}: cannot be read ({error}); check the file") from error
     phash = perceptual_hash(load_image(ImageBytes(data, str(image)))) if perceptual else None
     return Fingerprint(str(image.name), split, len(data), hashlib.sha256(data).hexdigest(), phash)
 
@@ -150,7 +141,3 @@ def read_fingerprints(path: Path) -> list[Fingerprint]:
             raise DataError(f"{row.source}: {row.fault or 'a size or hash is cut off or changed'}; {REMEDY}")
         fingerprints.append(Fingerprint(name, split, int(size), sha256, int(phash, 16) if phash else None))
     return [image for image in fingerprints if image.split != "train"]
-
-
-def _unreadable(image: ImageSource, error: OSError) -> DataError:
-    return DataError(f"{image}: cannot be read ({error}); check the file")

@@ -19,25 +19,16 @@ from safety_modules.taxonomy import CLEAN, Taxonomy
 
 @dataclass(frozen=True)
 class SourceCounts:
-    """How many rows of one source are in a mixture.
-
-    Attributes:
-        recipe, split: of the source.
-        read: rows that it has, after its limit.
-        used: rows in the mixture, repeated ones counted each time.
-        bad, left_out: rows that break a rule, and rows that the user's labels leave out.
-        labels: "type:level" -> rows used.
-        faults: "source: reason" of the bad rows.
-    """
+    """How many rows of one source are in a mixture."""
 
     recipe: str
     split: str
-    read: int
-    used: int
-    bad: int
-    left_out: int
-    labels: dict[str, int]
-    faults: list[str] = field(default_factory=list)
+    read: int  # rows of the source, after its limit
+    used: int  # rows in the mixture, repeated ones counted each time
+    bad: int  # rows that break a rule
+    left_out: int  # rows that the user's labels leave out
+    labels: dict[str, int]  # "type:level" -> rows used
+    faults: list[str] = field(default_factory=list)  # "source: reason" of the bad rows
 
     def to_dict(self) -> dict:
         """Plain values, without the faults."""

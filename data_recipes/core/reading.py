@@ -32,32 +32,18 @@ class ExcludedRow(Exception):
 
 @dataclass
 class RowReader:
-    """Reads one data set.
-
-    Attributes:
-        taxonomy: categories and levels.
-        labels: category of the data set -> `type`, `type:level`, or None to leave its rows out; overrides the recipe's.
-        bad_rows: "error": a row that breaks a rule is an error. "skip": it is left out, and counted in `faults`.
-        language: of questions and answers that are composed.
-        answers: whether each row needs one, to train a language model on; a head can do without.
-        stream: read only this many rows, the first, of a hub data set; None to download it whole.
-        every_label: whether a category in `labels` that no row has is an error.
-        open_images: whether a row whose image cannot be decoded is a bad row; else it is an error when it is used.
-        faults: "source: reason" of the rows that were left out because they break a rule.
-        left_out: how many rows `labels` left out.
-        texts: composed questions and answers.
-    """
+    """Reads one data set; `texts` composes questions and answers."""
 
     taxonomy: Taxonomy
-    labels: Mapping[str, str | None] = field(default_factory=dict)
-    bad_rows: str = "error"
-    language: str = "en"
-    answers: bool = False
-    stream: int | None = None
-    every_label: bool = True
-    open_images: bool = False
-    faults: list[str] = field(default_factory=list)
-    left_out: int = 0
+    labels: Mapping[str, str | None] = field(default_factory=dict)  # as in `Source`
+    bad_rows: str = "error"  # a row that breaks a rule is an error; or "skip": it is counted in `faults`
+    language: str = "en"  # of composed texts
+    answers: bool = False  # whether each row needs one, to train a language model on
+    stream: int | None = None  # read only this many rows, the first, of a hub data set
+    every_label: bool = True  # whether a category in `labels` that no row has is an error
+    open_images: bool = False  # whether a row whose image cannot be decoded is a bad row; else it is when it is used
+    faults: list[str] = field(default_factory=list)  # "source: reason" of the bad rows that were skipped
+    left_out: int = 0  # rows that `labels` leave out
 
     def __post_init__(self) -> None:
         if self.bad_rows not in BAD_ROWS:

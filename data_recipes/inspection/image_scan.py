@@ -25,24 +25,16 @@ BANDS = NEAR_BITS + 1  # hashes that differ in at most NEAR_BITS bits are equal 
 
 @dataclass(frozen=True)
 class ImageScan:
-    """One image.
+    """What is known of one image; a fault in place of all else where it cannot be used."""
 
-    Attributes:
-        source, name: the first row that names it, and the name of its file.
-        fault: why it cannot be used, or "".
-        format, mode, width, height: as the file says, such as "JPEG", "RGB", 640 and 480 pixels.
-        suspicions: what is odd about it.
-        fingerprint: hashes of its content; None if it cannot be used.
-    """
-
-    source: str
-    name: str
+    source: str  # the first row that names it
+    name: str  # of its file
     fault: str = ""
-    format: str = ""
-    mode: str = ""
-    width: int = 0
+    format: str = ""  # "JPEG"
+    mode: str = ""  # "RGB"
+    width: int = 0  # in pixels
     height: int = 0
-    suspicions: tuple[str, ...] = ()
+    suspicions: tuple[str, ...] = ()  # what is odd about it
     fingerprint: Fingerprint | None = None
 
 
@@ -91,11 +83,7 @@ def _suspicions(suffix: str, kind: str, width: int, height: int) -> tuple[str, .
 
 def duplicates(scans: Iterable[ImageScan]) -> list[list[ImageScan]]:
     """Groups of images whose files are equal, under several names."""
-    groups: dict[str, list[ImageScan]] = {}
-    for scan in scans:
-        if scan.fingerprint:
-            groups.setdefault(scan.fingerprint.sha256, []).append(scan)
-    return [group for group in groups.values() if len(group) > 1]
+    return [group for group in _by_file(scans) if len(group) > 1]
 
 
 def near_duplicates(scans: Iterable[ImageScan]) -> list[tuple[ImageScan, ImageScan, int]]:
@@ -104,11 +92,7 @@ def near_duplicates(scans: Iterable[ImageScan]) -> list[tuple[ImageScan, ImageSc
     Images of one hash, such as blank ones, are paired with the first of them alone: a thousand are not half a million
     pairs.
     """
-    first_of_file: dict[str, ImageScan] = {}
-    for scan in scans:
-        if scan.fingerprint:
-            first_of_file.setdefault(scan.fingerprint.sha256, scan)
-    images = list(first_of_file.values())
+    images = [group[0] for group in _by_file(scans)]
     hashes = np.array([scan.fingerprint.phash for scan in images], np.uint64)
     values, first, codes = np.unique(hashes, return_index=True, return_inverse=True)
     pairs = {(int(first[code]), place, 0) for place, code in enumerate(codes) if first[code] != place}
@@ -119,6 +103,14 @@ def near_duplicates(scans: Iterable[ImageScan]) -> list[tuple[ImageScan, ImageSc
             for other, differ in zip(others[bits <= NEAR_BITS].tolist(), bits[bits <= NEAR_BITS].tolist()):
                 pairs.add((*sorted((int(first[place]), int(first[other]))), differ))
     return [(images[one], images[other], bits) for one, other, bits in sorted(pairs)]
+
+
+def _by_file(scans: Iterable[ImageScan]) -> list[list[ImageScan]]:
+    groups: dict[str, list[ImageScan]] = {}
+    for scan in scans:
+        if scan.fingerprint:
+            groups.setdefault(scan.fingerprint.sha256, []).append(scan)
+    return list(groups.values())
 
 
 def _candidates(values: np.ndarray) -> Iterator[np.ndarray]:

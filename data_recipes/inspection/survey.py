@@ -23,32 +23,18 @@ LONG_TEXT = {"tokens": 2000, "characters": 8000}
 
 @dataclass
 class Survey:
-    """Numbers and findings of some rows.
+    """Numbers and findings of some rows."""
 
-    Attributes:
-        unit: of text lengths, "tokens" or "characters".
-        rows: how many could be read.
-        rows_by_type: places of each type's rows.
-        labels: (type, level) -> rows.
-        lengths: "question" and "answer" -> min, median, 95th percentile and max, in `unit`.
-        broken: (source, reason) of rows and images that cannot be used.
-        suspicious: (source, what is odd).
-        scans: one for each image.
-        duplicates: groups of images that are the same file.
-        near_duplicates: pairs of images that look the same, and how many bits of their hashes differ.
-        leaks: images that are held out.
-    """
-
-    unit: str = "characters"
-    rows: int = 0
-    rows_by_type: dict[str, list[int]] = field(default_factory=dict)
+    unit: str = "characters"  # of text lengths, or "tokens"
+    rows: int = 0  # that could be read
+    rows_by_type: dict[str, list[int]] = field(default_factory=dict)  # places of each type's rows
     labels: Counter[Label] = field(default_factory=Counter)
-    lengths: dict[str, list[float]] = field(default_factory=dict)
-    broken: list[tuple[str, str]] = field(default_factory=list)
-    suspicious: list[tuple[str, str]] = field(default_factory=list)
+    lengths: dict[str, list[float]] = field(default_factory=dict)  # of "question" and "answer": see `_quantiles`
+    broken: list[tuple[str, str]] = field(default_factory=list)  # source and reason of unusable rows and images
+    suspicious: list[tuple[str, str]] = field(default_factory=list)  # source, and what is odd
     scans: list[ImageScan] = field(default_factory=list)
-    duplicates: list[list[ImageScan]] = field(default_factory=list)
-    near_duplicates: list[tuple[ImageScan, ImageScan, int]] = field(default_factory=list)
+    duplicates: list[list[ImageScan]] = field(default_factory=list)  # images that are the same file
+    near_duplicates: list[tuple[ImageScan, ImageScan, int]] = field(default_factory=list)  # and bits that differ
     leaks: list[Leak] = field(default_factory=list)
 
     @property

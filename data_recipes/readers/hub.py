@@ -20,19 +20,13 @@ HUB = "hf://datasets/"
 
 @dataclass(frozen=True)
 class TableImage:
-    """An image whose bytes are in a table: read on access, and not kept.
+    """An image whose bytes are in a table: read on access, and not kept."""
 
-    Attributes:
-        table: that holds it, in Arrow's format.
-        home: folder of the image files, for a table that holds their paths alone.
-        row, column, place: its cell, and its place in the cell's list; 0 for a cell that is one image.
-    """
-
-    table: Dataset
-    home: Path
+    table: Dataset  # in Arrow's format
+    home: Path  # folder of the image files, for a table that holds their paths alone
     row: int
     column: str
-    place: int = 0
+    place: int = 0  # in the cell's list of images
 
     def read_bytes(self) -> bytes:
         """The image's file.
@@ -164,20 +158,16 @@ def _is_image(feature: object) -> bool:
     return isinstance(getattr(feature, "feature", feature), datasets.Image)
 
 
-def _image_places(arrow: Dataset, column: str) -> list[list[int]]:
+def _image_places(table: Dataset, column: str) -> list[list[int]]:
     """For each row, the places in its cell's list that hold an image; [0] or [] for a single image. Reads no bytes."""
     import datasets
     import pyarrow.compute as compute
 
-    places: list[list[int]] = []
-    for chunk in arrow.data.column(column).chunks:
-        cells = getattr(chunk, "storage", chunk)
-        sizes = [1] * len(cells)
-        if not isinstance(arrow.features[column], datasets.Image):
-            sizes = compute.fill_null(compute.list_value_length(cells), 0).to_pylist()
-            cells = cells.flatten()
-            cells = getattr(cells, "storage", cells)
-        content = compute.or_(cells.field("bytes").is_valid(), cells.field("path").is_valid())
-        flags = iter(compute.and_(cells.is_valid(), content).to_pylist())
-        places += [[place for place in range(size) if next(flags)] for size in sizes]
-    return places
+    cells = table.data.column(column)
+    sizes = [1] * len(cells)
+    if not isinstance(table.features[column], datasets.Image):
+        sizes = compute.fill_null(compute.list_value_length(cells), 0).to_pylist()
+        cells = compute.list_flatten(cells)
+    has_bytes, has_path = (compute.is_valid(compute.struct_field(cells, name)) for name in ("bytes", "path"))
+    flags = iter(compute.or_(has_bytes, has_path).to_pylist())
+    return [[place for place in range(size) if next(flags)] for size in sizes]

@@ -22,26 +22,20 @@ JSON_SUFFIXES = (".json", ".jsonl")
 
 @dataclass
 class ImageTable:
-    """The rows of a data set as the images that they name.
-
-    Attributes:
-        root: a table (.json, .jsonl, .csv, .parquet), a folder of images, a folder with Parquet files, or
-            hf://datasets/name.
-        images: name -> image, each once, in order of first use.
-        rows: names of each row's images; for a folder of images, a row for each image.
-        faults: row number, from 0 -> why an image that it names cannot be used.
-    """
+    """The rows of a data set as the images that they name."""
 
     root: str | Path
-    images: dict[str, ImageSource] = field(default_factory=dict)
-    rows: list[tuple[str, ...]] = field(default_factory=list)
-    faults: dict[int, str] = field(default_factory=dict)
+    images: dict[str, ImageSource] = field(default_factory=dict)  # by name, in order of first use
+    rows: list[tuple[str, ...]] = field(default_factory=list)  # names of each row's images
+    faults: dict[int, str] = field(default_factory=dict)  # row -> why an image that it names cannot be used
 
     @classmethod
     def read(cls, root: str | Path, split: str = "train", images: str | Path | None = None) -> ImageTable:
         """Find the images; none is opened.
 
         Args:
+            root: a table (.json, .jsonl, .csv, .parquet), a folder of images, a folder with Parquet files, or
+                hf://datasets/name.
             split: of a hub data set, or of a folder with Parquet files.
             images: folder that the paths of a table start at; None for the table's own.
 

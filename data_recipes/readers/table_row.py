@@ -9,17 +9,11 @@ from safety_modules.sample import DataError
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row.
+    """One row."""
 
-    Attributes:
-        source: "file:line", the line on which the row starts in an editor; the number of the row in Parquet and JSON.
-        cells: column -> value, as the file holds it.
-        fault: why the row cannot be read; empty if it can.
-    """
-
-    source: str
-    cells: dict[str, object]
-    fault: str = ""
+    source: str  # "file:line", the line on which it starts in an editor; the number of the row in Parquet and JSON
+    cells: dict[str, object]  # by column, as the file holds them
+    fault: str = ""  # why it cannot be read
 
     @classmethod
     def of(cls, source: str, value: object) -> TableRow:

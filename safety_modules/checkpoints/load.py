@@ -9,10 +9,10 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedModel
 
-from safety_modules.checkpoints.format import ADAPTER, CheckpointError, read_meta, read_taxonomy, read_weights
+from safety_modules.checkpoints.format import ADAPTER, SAFETY, CheckpointError, read_meta, read_taxonomy, read_weights
 from safety_modules.config import ConfigError
 from safety_modules.config_reader import parse
-from safety_modules.devices import check_dtype
+from safety_modules.devices import check_dtype, dtype_name, resolve_device, resolve_dtype
 from safety_modules.model.load_base import load_base
 from safety_modules.model.quantization import Quantization, merge_quantized
 from safety_modules.model.safe_vlm import SafeVLM
@@ -74,6 +74,24 @@ def load(
     except RuntimeError as error:
         raise CheckpointError(f"{folder}: its weights do not fit ({_first_line(error)}); save them again") from error
     return safe_vlm.eval()
+
+
+def resolve_compute(folder: str | Path, device: str, dtype: torch.dtype | str) -> tuple[str, torch.dtype | str]:
+    """Where a model runs and the dtype of its weights, with "auto" resolved; see `devices`.
+
+    Args: folder: of the model, or the hub name of a stock model.
+    """
+    device = resolve_device(device)
+    check_dtype(dtype)
+    if dtype != "auto":
+        return device, dtype
+    apart = (Path(folder) / SAFETY).is_dir() and not (Path(folder) / "config.json").is_file()  # from its base
+    try:
+        base = read_meta(Path(folder)).base if apart else folder
+        stored = AutoConfig.from_pretrained(base, trust_remote_code=False).dtype
+    except (OSError, ValueError):
+        return device, dtype  # loading the model says what is wrong
+    return device, dtype if stored is None else resolve_dtype("auto", device, dtype_name(stored))
 
 
 def _quantization(

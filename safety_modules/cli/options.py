@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from safety_modules.devices import DTYPES, resolve_device, resolve_dtype
+from safety_modules.devices import DTYPES
 
 
 def whole(least: int) -> Callable[[str], int]:
@@ -62,16 +62,7 @@ def device_and_dtype(options: argparse.Namespace, folder: Path) -> tuple[str, st
 
     Args: folder: of the model, or the hub name of a stock model.
     """
-    from transformers import AutoConfig
+    from safety_modules.checkpoints.load import resolve_compute
 
-    from safety_modules.checkpoints.format import SAFETY, read_meta
-
-    device = resolve_device(options.device)
-    apart = (folder / SAFETY).is_dir() and not (folder / "config.json").is_file()  # from its base
-    try:
-        stored = AutoConfig.from_pretrained(read_meta(folder).base if apart else folder, trust_remote_code=False).dtype
-    except (OSError, ValueError):
-        stored = None  # loading the model says what is wrong
-    if stored is None:
-        return device, options.dtype
-    return device, resolve_dtype(options.dtype, device, str(stored).removeprefix("torch."))
+    device, dtype = resolve_compute(folder, options.device, options.dtype)
+    return device, str(dtype)

@@ -9,15 +9,5 @@ from safety_modules.eta.generator import AnswerGenerator
 from safety_modules.eta.settings import EtaSettings
 from safety_modules.eta.stock_generator import StockGenerator
 
-__all__ = [
-    "COSINE",
-    "PROBABILITY",
-    "REWARD",
-    "AnswerGenerator",
-    "Eta",
-    "EtaError",
-    "EtaResult",
-    "EtaSettings",
-    "StockGenerator",
-    "Unit",
-]
+__all__ = ["AnswerGenerator", "Eta", "EtaError", "EtaResult", "EtaSettings", "StockGenerator", "Unit"]
+__all__ += ["COSINE", "PROBABILITY", "REWARD"]

@@ -105,13 +105,9 @@ class Ecso:
 
     def __post_init__(self) -> None:
         """Check that each prompt has its fields."""
-        for name, fields in (
-            ("check", ("question", "answer")),
-            ("caption", ("question",)),
-            ("blind", ("caption", "question")),
-            ("text_only", ("question",)),
-        ):
-            for field in fields:
+        more = {"check": ["answer"], "caption": [], "blind": ["caption"], "text_only": []}
+        for name, fields in more.items():
+            for field in ["question", *fields]:
                 if f"{{{field}}}" not in (text := vars(self)[name]):
                     raise EtaError(f"the prompt {name} of ECSO is {text!r}; it must hold {{{field}}}, add it")
 
@@ -135,9 +131,7 @@ class Ecso:
 
         first = ask("answer", [list(exchange) for exchange in exchanges], max_new_tokens)
         checks = [_fill(self.check, question=q, answer=a) for q, a in zip(questions, first)]
-        replies = ask(
-            "check", [_reword(exchange, text) for exchange, text in zip(exchanges, checks)], self.reply_tokens
-        )
+        replies = ask("check", list(map(_reword, exchanges, checks)), self.reply_tokens)
         unsafe = [i for i, reply in enumerate(replies) if self.harmful(reply)]
         sighted = [i for i in unsafe if any(map(_images, exchanges[i]))]
         wanted = [_reword(exchanges[i], _fill(self.caption, question=questions[i])) for i in sighted]
@@ -186,10 +180,9 @@ def _parts(message: dict) -> list[dict]:
 
 def _question(exchange: Messages) -> str:
     """The text of the last turn, which must be a user's."""
-    if not exchange or exchange[-1]["role"] != "user":
-        raise EtaError(
-            f"the last message of an exchange must be a user's, not {exchange[-1]['role'] if exchange else 'missing'}"
-        )
+    role = exchange[-1]["role"] if exchange else "missing"
+    if role != "user":
+        raise EtaError(f"the last message of an exchange must be a user's, not {role}")
     return " ".join(part["text"] for part in _parts(exchange[-1]) if part["type"] == "text")
 
 
@@ -200,9 +193,7 @@ def _images(message: dict) -> list[dict]:
 def _reword(exchange: Messages, text: str, sighted: bool = True) -> list[dict]:
     """The exchange with another text in its last turn; without its images where it is not sighted."""
     last = {"role": "user", "content": [*_images(exchange[-1]), {"type": "text", "text": text}]}
+    reworded = [*exchange[:-1], last]
     if sighted:
-        return [*exchange[:-1], last]
-    return [
-        {**message, "content": [part for part in _parts(message) if part["type"] != "image"]}
-        for message in [*exchange[:-1], last]
-    ]
+        return reworded
+    return [{**row, "content": [part for part in _parts(row) if part["type"] != "image"]} for row in reworded]

@@ -18,7 +18,6 @@ from safety_modules.eta.search.search import Search, SearchState, Sentence
 from safety_modules.eta.settings import EtaSettings
 
 TextScore = Callable[[Sequence[Messages], Sequence[str]], Sequence[float]]  # of an answer or a sentence
-STAGES = ("plain", "evaluated", "aligned", "refused")
 
 
 @dataclass(frozen=True)
@@ -124,21 +123,19 @@ class BatchRun:
     def result(self, i: int, refusal: str) -> EtaResult:
         """The result of exchange `i`."""
         answer, tokens = self.plain.get(i, ("", 0))
-        common: dict[str, Any] = {
-            "pre": self.pre[i],
-            "post": self.post.get(i),
-            "tokens": tokens,
-            "seconds": self._seconds_of(i),
-        }
+        # Seconds of each phase that the exchange was in
+        seconds = {name: round(s / len(among), 6) for name, (s, among) in self.seconds.items() if i in among}
         stage, reason, state = "evaluated" if i in self.post else "plain", self.reasons.get(i, ""), self.states.get(i)
+        search: dict[str, Any] = {}
         if state is not None:
             final = state.sentences[-1].reward if state.sentences else None
-            common |= {"final": final, "sentences": tuple(state.sentences), "end": state.end, "sampled": state.sampled}
+            search = {"final": final, "sentences": tuple(state.sentences), "end": state.end, "sampled": state.sampled}
             stage, answer = "aligned", self.generator.text(state.answer_ids)
             reason = reason or self._fault(state)
         if reason:
             stage, answer = "refused", refusal
-        return EtaResult(answer, stage, reason=reason, **common)
+        pre, post = self.pre[i], self.post.get(i)
+        return EtaResult(answer, stage, pre, post, reason=reason, tokens=tokens, seconds=seconds, **search)
 
     def _fault(self, state: SearchState) -> str:
         """Why an aligned answer is not given, or ""."""
@@ -249,7 +246,3 @@ class BatchRun:
             yield
         finally:
             self.seconds[phase] = (time.monotonic() - started, list(numbers))
-
-    def _seconds_of(self, i: int) -> dict[str, float]:
-        """Seconds of each phase that exchange `i` was in."""
-        return {name: round(spent / len(numbers), 6) for name, (spent, numbers) in self.seconds.items() if i in numbers}

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from safety_modules.config_reader import parse
 from safety_modules.decision.calibration import check_budget, rank_for, rows_needed
 from safety_modules.eta.evaluators.protocols import COSINE, REWARD, EtaError, Unit
 
@@ -102,15 +103,12 @@ class EtaThresholds:
             EtaError: the file is missing or damaged, or a threshold is of another unit than the evaluator's.
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-            sides = {name: Threshold(**data.pop(name)) for name in ("pre", "post")}
-            thresholds = cls(**data, pre=sides["pre"], post=sides["post"])
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            thresholds = parse(cls, json.loads(Path(path).read_text(encoding="utf-8")), "its values")
+        except (OSError, ValueError) as error:
             raise EtaError(
                 f"{path}: is not a file of thresholds ({error}); write one with `safety-modules thresholds`"
             ) from error
-        for name, unit in (("pre", pre_unit), ("post", post_unit)):
-            side = sides[name]
+        for name, side, unit in (("pre", thresholds.pre, pre_unit), ("post", thresholds.post, post_unit)):
             if side.unit != unit.name:
                 raise EtaError(
                     f"{path}: {name} is a {side.unit}, the evaluator gives a {unit.name}; fit thresholds for this one"

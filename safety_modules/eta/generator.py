@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -78,6 +79,8 @@ class AnswerGenerator(ABC):
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Args: model: any with `generate`. tokenizer: its own."""
         self.model, self.tokenizer = model.eval(), tokenizer
+        added = tokenizer.added_tokens_decoder.items()
+        self.special_ids = {*tokenizer.all_special_ids, *(token for token, about in added if about.special)}
         # Whether a cropped cache continues as this model continues the whole text; None: not tried yet.
         self.cache_can_be_shared: bool | None = None
 
@@ -181,15 +184,17 @@ class AnswerGenerator(ABC):
 
     def text(self, ids: Sequence[int]) -> str:
         """Tokens as text, without special ones and the spaces around it."""
-        return cast(str, self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}  # cleaning changes earlier text
+        return cast(str, self.tokenizer.decode(list(ids), **options)).strip()
 
     def settled_text(self, ids: Sequence[int]) -> str:
         """The part of `text` that no further token can change.
 
-        A tokenizer with byte fallback decodes a run of byte tokens as one, so a run at the end is left out.
+        A tokenizer with byte fallback decodes a run of byte tokens as one, so a run at the end is left out. A special
+        token does not end a run, as it is not decoded.
         """
         end = len(ids)
-        while end and _is_byte(cast("str | None", self.tokenizer.convert_ids_to_tokens(int(ids[end - 1])))):
+        while end and (ids[end - 1] in self.special_ids or self._is_byte(ids[end - 1])):
             end -= 1
         return self.text(ids[:end]).rstrip(INCOMPLETE).rstrip()
 
@@ -205,7 +210,6 @@ class AnswerGenerator(ABC):
         ends = [place for place, token in enumerate(ids) if token in self.eos]
         return ids[: ends[0] + 1] if ends else ids
 
-
-def _is_byte(token: str | None) -> bool:
-    """Whether a token is one byte, as <0xE4>."""
-    return token is not None and len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+    def _is_byte(self, token: int) -> bool:
+        """Whether a token is one byte, as <0xE4>."""
+        return re.fullmatch("<0x..>", cast("str | None", self.tokenizer.convert_ids_to_tokens(token)) or "") is not None

@@ -11,6 +11,11 @@ from safety_modules.eta.search.sentences import ends_sentence
 
 REFUSAL = "I'm sorry, I cannot help with this."
 ON_UNSAFE = ("refuse", "answer")
+COUNTS = ("candidates", "sentence_tokens", "max_new_tokens", "batch_size", "token_budget")
+BOUNDS = {name: (1.0, True) for name in COUNTS}  # setting -> its lowest value, and whether it is a whole number
+BOUNDS |= {"top_k": (0.0, True), "seed": (0.0, True), "alpha": (0.0, False)}
+BOUNDS |= {name: (math.ulp(0.0), False) for name in ("temperature", "seconds", "timeout_s")}
+UNBOUNDED = ("token_budget", "seconds", "timeout_s")  # settings that may be None
 
 
 @dataclass(frozen=True)
@@ -58,17 +63,10 @@ class EtaSettings:
 
     def __post_init__(self) -> None:
         """Check every value; an EtaError names the setting."""
-        for name in ("candidates", "sentence_tokens", "max_new_tokens", "batch_size"):
-            _above(name, getattr(self, name), 1, whole=True)
-        _above("top_k", self.top_k, 0, whole=True)
-        _above("alpha", self.alpha, 0)
-        _above("seed", self.seed, 0, whole=True)
-        for name in ("temperature", "seconds", "timeout_s"):
+        for name, (low, whole) in BOUNDS.items():
             value = getattr(self, name)
-            if value is not None or name == "temperature":
-                _above(name, value, math.ulp(0.0))
-        if self.token_budget is not None:
-            _above("token_budget", self.token_budget, 1, whole=True)
+            if value is not None or name not in UNBOUNDED:
+                _above(name, value, low, whole)
         for name in ("prefix", "refusal"):
             if not isinstance(getattr(self, name), str):
                 raise EtaError(f"{name} is {getattr(self, name)!r}; give a text")
@@ -80,7 +78,7 @@ class EtaSettings:
             raise EtaError("refusal is empty; give the sentence that a user is to read")
 
 
-def _above(name: str, value: object, low: float, whole: bool = False) -> None:
+def _above(name: str, value: object, low: float, whole: bool) -> None:
     """A finite number, from `low` up."""
     kind = int if whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value) or value < low:

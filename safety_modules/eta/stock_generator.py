@@ -18,9 +18,7 @@ from safety_modules.prompt.images import load_image
 from safety_modules.prompt.messages import ProcessingError, read_messages
 
 ZERO_WIDTH = "\u200b"
-SHORTEST: list[dict[str, Any]] = [
-    {"role": "user", "content": [{"type": "text", "text": "x"}]}
-]  # to render the template
+SHORTEST: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "text", "text": "x"}]}]
 
 
 class StockGenerator(AnswerGenerator):

@@ -48,7 +48,7 @@ def token_names(generator, answer):
     return names
 
 
-BYTE_LEVEL = {0xE4: "ä", 0xBD: "½", 0xA0: "ł", 0xE5: "å", 0xC3: "Ã", 0xA9: "©"}
+BYTE_LEVEL = {0x37: "7", 0xE4: "ä", 0xBD: "½", 0xA0: "ł", 0xE5: "å", 0xC3: "Ã", 0xA9: "©"}
 
 
 def test_inputs_are_padded_on_the_left(generator_and_requests):
@@ -124,6 +124,9 @@ def test_extended_inputs_continue_the_answers(generator_and_requests):
         ([0xE4, 0xBD], None),  # how many U+FFFD stand for it is the decoder's
         (["i", 0xE4, 0xBD, 0xA0, 0xE5], None),
         (["i", 0xE4, 0xBD, 0xA0, 0xE5, "s"], None),
+        (["i", 0xE4, "<s>", 0xBD, 0xA0, "s"], "i你s"),  # a special token does not divide a character
+        (["i", 0x37, "<pad>", 0xE4, "s"], None),
+        (["i", 0x37, "<unk>"], "i7"),
     ],
 )
 def test_streamed_bytes_are_the_whole_answer(generator_and_requests, answer, text):

@@ -7,10 +7,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from safety_modules import SafePipeline, SafetyConfig, SafeVLM, Taxonomy, ask
 from safety_modules.config import ConfigError
 from safety_modules.model.modules import SafetyModules
-from safety_modules.pipeline import ASSESS, GENERATE
+from safety_modules.pipeline import ASSESS
 from safety_modules.prompt.head_inputs import HeadInputs
 
 FORWARD = (*ASSESS, "input_ids", "attention_mask")
+GENERATE = ("input_ids", "attention_mask", "pixel_values", "image_sizes")
 
 
 def batch_of(model, exchanges, side="left"):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -126,14 +125,12 @@ class Reward:
     @torch.inference_mode()
     def _score(self, rows: list[dict[str, list[int]]]) -> list[float]:
         """Rewards of encoded prompts, one batch."""
-        batch = {
-            name: self._padded([row[name] for row in rows], name).to(self.model.device) for name in rows[0]
-        }  # (B, T)
+        batch = {}
+        for name in rows[0]:
+            fill = self.padding if name == "input_ids" and self.padding is not None else 0
+            padded = pad_sequence([torch.tensor(row[name]) for row in rows], batch_first=True, padding_value=fill)
+            batch[name] = padded.to(self.model.device)  # (B, T)
         return self.model(**batch).logits[:, self.label].float().tolist()
-
-    def _padded(self, rows: list[list[int]], name: str) -> Tensor:
-        fill = self.padding if name == "input_ids" and self.padding is not None else 0
-        return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=fill)
 
 
 def _padding(model: PreTrainedModel | ArmoRM, tokenizer: PreTrainedTokenizerBase) -> int | None:
